@@ -1,0 +1,38 @@
+# Two commands: `make demo` explains real photos, `make test` runs every check.
+# Every pip call carries constraints/cpu.txt: without it pip picks a torch with gigabytes of CUDA.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test test-fast lint types clean
+
+demo: $(VENV)/.user
+	$(BIN)/faithmap demo --out faithmap-demo
+
+test: lint types
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not real"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
+	$(PIP) install -c constraints/cpu.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
+	$(PIP) install -c constraints/cpu.txt -e ".[dev]"
+	touch $@ $(VENV)/.user
+
+clean:
+	rm -rf $(VENV) faithmap-demo faithmap-out .mypy_cache .ruff_cache .pytest_cache

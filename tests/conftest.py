@@ -1,0 +1,23 @@
+"""Where tests find real weights and photos, and what they skip without."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with real weights and photos: FAITHMAP_DATA, or ../shared/data beside the checkout."""
+    root = Path(os.environ.get("FAITHMAP_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not root.is_dir():
+        pytest.skip(f"real weights and photos are not at {root}: set FAITHMAP_DATA to their folder")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
