@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from faithmap.models.frozen import Twin, twin
+from faithmap.models.frozen import NoFastPath, Twin, twin
 from faithmap.models.tokens import Grid, grid_of
-from faithmap.rules import LinearHead, NoFastPath, linear_head, tracing
+from faithmap.rules import LinearHead, linear_head, tracing
 from faithmap.targets import first_tensor
 from faithmap.words import did_you_mean
 
@@ -276,7 +276,8 @@ def _follow(how: Any, value: Any, rows: Tensor, batch: int, output: Any) -> Any:
     if isinstance(value, Tensor):
         if how.axis is None:
             return value.clone()  # the tail may work in place
-        parts = value.unflatten(how.axis, (batch, how.per_sample))
+        before, after = value.shape[: how.axis], value.shape[how.axis + 1 :]
+        parts = value.reshape(*before, batch, how.per_sample, *after)
         return parts.index_select(how.axis, rows.to(value.device)).flatten(how.axis, how.axis + 1)
     return value + (len(rows) - batch) * how.per_sample if how.per_sample else value
 

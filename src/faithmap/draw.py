@@ -50,7 +50,7 @@ def colour(map: Map, *, signed: bool = False, limits: tuple[float, float] | None
 
     Examples:
         >>> colour(np.array([[0.0, 1.0, np.nan]]))[0].tolist()
-        [[0, 0, 3], [252, 254, 164], [178, 178, 178]]
+        [[0, 0, 4], [252, 255, 164], [178, 178, 178]]
     """
     values = _map(map)
     low, high = _limits(values, signed, limits)
@@ -64,7 +64,7 @@ def overlay(
     image: Photo,
     map: Map,
     *,
-    alpha: float = 0.5,
+    alpha: float = 0.65,
     signed: bool = False,
     limits: tuple[float, float] | None = None,
     tint: RGB | None = None,
@@ -144,7 +144,7 @@ def grid(
     heights = [min(round(width * max((p.height / p.width for p in row), default=0)), 2 * width) for row in photos]
     above = [48 if any(panel.title for panel in row) else 0 for row in panels]
     below = [44 if any(panel.subtitle for panel in row) else 8 for row in panels]
-    page_width = max(2 * MARGIN + side + columns * width + (columns - 1) * GAP, 560 if bar or title else 0)
+    page_width = max(2 * MARGIN + side + columns * width + (columns - 1) * GAP, 560 if bar else 0, _title_width(title))
     head, foot = (72 if title else 0), (76 if bar else 0)
     page = _Page(page_width, 2 * MARGIN + head + foot + sum(heights) + sum(above) + sum(below) + GAP * (len(rows) - 1))
     page.text(MARGIN, MARGIN, title, 34, bold=True, anchor="la", width=page_width - 2 * MARGIN)
@@ -202,7 +202,7 @@ def pair_figure(
         columns.append(("different  e−", DISSIMILAR, _tinted(photos, dissimilar, DISSIMILAR)))
     side, width, head = 52, 400, (76 if title else 0)
     heights = [min(round(width * photo.height / photo.width), 2 * width) for photo in photos]
-    page_width = 2 * MARGIN + side + len(columns) * (width + GAP) - GAP
+    page_width = max(2 * MARGIN + side + len(columns) * (width + GAP) - GAP, _title_width(title))
     page = _Page(page_width, MARGIN + head + 52 + sum(heights) + GAP + 246)
     page.text(MARGIN, MARGIN, title, 34, bold=True, anchor="la", width=page_width - 2 * MARGIN)
     for column, (name, ink, pictures) in enumerate(columns):
@@ -250,7 +250,7 @@ def location_sheet(image: Photo, maps: Map, locality: Map | None = None, title: 
     width = max(min(420, (WIDTH - 2 * MARGIN - axis - (w - 1) * gap) // w), 24)
     height = max(round(width * H / W), 16)
     page_width = 2 * MARGIN + axis + w * (width + gap) - gap
-    page = _Page(max(page_width, 900), MARGIN + head + axis + h * (height + gap) + MARGIN - gap)
+    page = _Page(max(page_width, 900, _title_width(title)), MARGIN + head + axis + h * (height + gap) + MARGIN - gap)
     page.text(MARGIN, MARGIN, title, 34, bold=True, anchor="la", width=page.width - 2 * MARGIN)
     key = MARGIN + head - 46
     page.draw.rectangle((MARGIN, key - 20, MARGIN + 26, key + 2), fill=(52, 52, 56), outline=CELL, width=3)
@@ -316,16 +316,15 @@ def locality_chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.
     axes.vlines(x, line["low"], line["high"], color=blue, linewidth=1)
     axes.plot(x, line["share"], color=blue, linewidth=2, marker="o", markersize=5)
     for name in ("ceiling", "chance"):
-        axes.plot(x, line[name], color=faint, linewidth=1, linestyle=(0, (4, 3)), clip_on=False)
-        axes.annotate(
-            name, (x[-1], line[name][-1]), (8, 0), textcoords="offset points", va="center", color=faint, fontsize=10
-        )
+        at, value = np.array([-0.3, *x, x[-1] + 0.3]), line[name][[0, *x, -1]]  # visible for a single layer too
+        axes.plot(at, value, color=faint, linewidth=1, linestyle=(0, (4, 3)), clip_on=False)
+        axes.annotate(name, (at[-1], value[-1]), (6, -3), textcoords="offset points", color=faint, fontsize=10)
     style: dict[str, Any] = {"fontfamily": "DejaVu Sans", "color": ink, "parse_math": False}
     turn: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     labels = [name.replace("\n", "  ·  ") for name in names] if slanted else names
     every = 1 + len(rows) // 36  # so many slanted labels do not touch
     axes.set_xticks(x[::every], labels[::every], **style, **turn)
-    axes.set_xlim(-0.4, len(rows) - 0.4)
+    axes.set_xlim(-0.3, len(rows) - 0.7)
     top = min(1.0, 1.12 * float(np.nanmax([line["high"], line["ceiling"], line["share"]])))
     axes.set_ylim(0, max(top, 0.05))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -392,9 +391,11 @@ class _Page:
         return y + size[1]
 
     def frame(self, left: int, top: int, right: int, bottom: int) -> None:
-        """A thin bright rectangle with a dark rim, so that it shows on any ground."""
-        self.draw.rectangle((left, top, right - 1, bottom - 1), outline=(0, 0, 0), width=3)
-        self.draw.rectangle((left, top, right - 1, bottom - 1), outline=CELL, width=2)
+        """A thin bright rectangle, with a dark rim where there is room, so that it shows on any ground."""
+        edges, roomy = (left, top, max(left, right - 1), max(top, bottom - 1)), min(right - left, bottom - top) > 12
+        if roomy:
+            self.draw.rectangle(edges, outline=(0, 0, 0), width=3)
+        self.draw.rectangle(edges, outline=CELL, width=2 if roomy else 1)
 
     def stamp(self, x: int, y: int, width: int, height: int, text: str, *, high: bool) -> None:
         """Small white text in a tile's right corner: the upper one where ``high``, else the lower one."""
@@ -403,6 +404,11 @@ class _Page:
         self.draw.text(
             at, text, (255, 255, 255), _font(size, bold=False), anchor, stroke_width=2, stroke_fill=(20, 20, 20)
         )
+
+
+def _title_width(title: str) -> int:
+    """How wide a page must be to hold its title at full size, within reason."""
+    return min(WIDTH, 2 * MARGIN + round(_font(34, bold=True).getlength(title)) + 1) if title else 0
 
 
 def _gauge(page: _Page, x: int, y: int, width: int, score: float, threshold: float | None) -> None:

@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from faithmap.models.frozen import NoFastPath
 
 aten: Any = torch.ops.aten
 
@@ -98,16 +99,6 @@ def tracing() -> Iterator[None]:
     """Tracing patches nn.Module for the whole process: one at a time."""
     with _tracing_lock:
         yield
-
-
-class NoFastPath(TorchFunctionMode):
-    """Switches torch.nn's fused fast path for encoder layers off, in this thread alone: it hides layers from hooks.
-
-    An active mode is all it takes; torch.nn then calls each layer.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
 
 
 def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
@@ -287,7 +278,9 @@ def _add_product(run: _Interpreter, op: Any, bias: Any, u: Any, v: Any, *, beta:
     return run(aten.add.Tensor, product, bias if beta == 1 else run(aten.mul.Tensor, bias, beta))
 
 
-def _attention(run: _Interpreter, op: Any, q: Any, k: Any, v: Any, *args: Any, scale: float | None = None, **kwargs: Any) -> Any:
+def _attention(
+    run: _Interpreter, op: Any, q: Any, k: Any, v: Any, *args: Any, scale: float | None = None, **kwargs: Any
+) -> Any:
     """A fused attention kernel as what it computes: ``softmax(q k' scale + mask) v``."""
     given = {a.name: value for a, value in zip(op._schema.arguments[3:], args, strict=False)} | kwargs
     rows, dim = (_values(q).shape[-2], _values(q).shape[-1])
@@ -481,7 +474,7 @@ def _acts_linearly(op: Any, args: Any, kwargs: Any, value: Any, reference: Any) 
     at = tuple(leaves[i].value.detach() for i in live)
     step = tuple(leaves[i].value.detach() - leaves[i].reference for i in live)
     try:
-        _, change = torch.func.jvp(of_live, at, step)
+        change = torch.func.jvp(of_live, at, step)[1]
     except (RuntimeError, NotImplementedError):
         return False  # no derivative to ask: it is named
     outs = [out for out in outs if out.is_floating_point()]
@@ -522,10 +515,13 @@ DEEPLIFT: Rules = {
     **dict.fromkeys(_packets("mul mm bmm matmul"), _product),
     **dict.fromkeys(_packets("addmm baddbmm"), _add_product),
     aten.div: _divide,
-    **dict.fromkeys(_packets(
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"
-    ), _attention),
+    **dict.fromkeys(
+        _packets(
+            "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+            "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"
+        ),
+        _attention,
+    ),
     aten.copy: _copied,
     aten._softmax: _softmax,
     aten._log_softmax: _log_softmax,

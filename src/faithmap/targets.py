@@ -226,7 +226,9 @@ class FeatureLocation(Target):
         row, col = (entry.to(A.device).expand(len(A)) for entry in self._entries().values())
         if int(row.max()) >= A.shape[2] or int(col.max()) >= A.shape[3]:
             place = (int(row.max()), int(col.max()))
-            raise ValueError(f"place {place} lies outside the {A.shape[2]} x {A.shape[3]} feature map; both count from 0")
+            raise ValueError(
+                f"place {place} lies outside the {A.shape[2]} x {A.shape[3]} feature map; both count from 0"
+            )
         return A[torch.arange(len(A), device=A.device), :, row, col].abs().sum(dim=1)
 
 

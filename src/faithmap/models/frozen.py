@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
@@ -69,6 +70,16 @@ def freeze(module: nn.Module) -> nn.Module:
             if name not in _INTERNALS:
                 copy.__dict__[name] = _rebind(value, made)
     return frozen
+
+
+class NoFastPath(TorchFunctionMode):
+    """Switches torch.nn's fused fast path for encoder layers off, in this thread alone: it hides layers from hooks.
+
+    An active mode is all it takes; torch.nn then calls each layer.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
 
 
 def _freeze(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:

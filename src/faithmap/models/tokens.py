@@ -28,7 +28,8 @@ class Grid:
             return output
         if self.layout == "channels last":
             return output.permute(0, 3, 1, 2)  # (B, h, w, C) -> (B, C, h, w)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, (self.h, self.w))  # (B, N, C) -> (B, C, h, w)
+        tokens = output[:, self.prefix :].transpose(1, 2)  # (B, N, C) -> (B, C, hw)
+        return tokens.reshape(*tokens.shape[:2], self.h, self.w)
 
     def put(self, A: Tensor, prefix: Callable[[], Tensor]) -> Tensor:
         """The layer's output with the feature map A; ``prefix()`` gives the tokens ``(B, p, C)`` before it."""

@@ -1,0 +1,154 @@
+"""Which layer to explain: candidate target layers of a network, ranked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from faithmap.models.frozen import NoFastPath, freeze
+from faithmap.models.tokens import Grid, grid_of
+from faithmap.targets import first_tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A candidate target layer."""
+
+    name: str
+    """Dotted path, as ``named_modules`` lists it."""
+    kind: str
+    """The module's class."""
+    shape: tuple[int, int, int]
+    """Channels, rows and columns of its feature map."""
+    why: str
+
+
+@dataclass(eq=False)
+class _Seen:
+    name: str
+    kind: str
+    output: Tensor
+    grid: Grid
+    channels: int
+    passive: bool
+    """Whether it only pools, pads or drops what another layer made."""
+
+    @property
+    def depth(self) -> int:
+        return self.name.count(".")
+
+    @property
+    def places(self) -> tuple[int, int]:
+        return self.grid.h, self.grid.w
+
+    def layer(self, why: str) -> Layer:
+        return Layer(self.name, self.kind, (self.channels, *self.places), why)
+
+
+def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always: str | None = None) -> list[Layer]:
+    """Candidate target layers of a network, best first: the last feature map before the head, then earlier stages.
+
+    One forward and one backward pass of a frozen twin on noise show which layers return a map of places and whether
+    the output depends on more than one of its places (a transformer's last block is read at its class token alone).
+
+    Args:
+        module: any network that takes one image tensor.
+        size: (H, W) of its input.
+        limit: the most candidates.
+        always: a layer to list in any case, as the one named for this network.
+
+    Raises:
+        ValueError: no layer returns a feature map that the output depends on.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> [(layer.name, layer.shape) for layer in rank_layers(net, (32, 32))]
+        [('1', (8, 30, 30))]
+    """
+    seen, outputs = _run(module, size)
+    scores = first_tensor(outputs)
+    if not scores.requires_grad or not seen:
+        raise ValueError(f"{type(module).__name__} has no layer with a spatial output: it cannot be explained by place")
+    grads = torch.autograd.grad(scores.square().sum(), [s.output for s in seen], allow_unused=True)
+    live = [s for s, g in zip(seen, grads, strict=True) if g is not None and _uses_places(s.grid.take(g))]
+    class_maps = [s for s in live if _is_class_map(s, scores)]
+    maps = [s for s in live if not s.passive and s not in class_maps]
+    ranked: list[Layer] = []
+    if maps:
+        last = _outermost([s for s in maps if s.output is maps[-1].output], maps)
+        ranked.append(last.layer("the last feature map before the head"))
+        for place in dict.fromkeys(s.places for s in reversed(maps) if s.places != last.places):
+            stage = [s for s in maps if s.places == place]
+            depth = min(s.depth for s in stage)
+            end = [s for s in stage if s.depth == depth][-1]
+            ranked.append(end.layer("an earlier, finer map: parts rather than objects"))
+    for s in class_maps[-1:]:
+        ranked.append(s.layer("the class scores at each place: its channels are the classes, one of them is the map"))
+    named = next((s for s in reversed(seen) if s.name == always), None)
+    if named is not None:
+        ranked = [named.layer("named for this model"), *(layer for layer in ranked if layer.name != always)]
+    if not ranked:
+        raise ValueError(f"no layer of {type(module).__name__} returns a feature map that its output depends on")
+    return ranked[:limit]
+
+
+def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], Any]:
+    """Every layer that returns a map of places, in the order in which they finish, and the network's outputs."""
+    with torch.inference_mode(False), torch.enable_grad(), NoFastPath():
+        network = freeze(module)
+        seen: list[_Seen] = []
+
+        def watch(name: str, layer: nn.Module) -> None:
+            def hook(_: nn.Module, __: Any, output: Any) -> None:
+                first = _first(output)
+                grid = None if first is None else grid_of(tuple(first.shape), size)
+                if first is not None and grid is not None and first.requires_grad:
+                    kind = type(layer).__name__
+                    passive = any(word in kind for word in ("Pool", "Pad", "Dropout"))
+                    seen.append(_Seen(name, kind, first, grid, grid.take(first).shape[1], passive))
+
+            layer.register_forward_hook(hook)
+
+        for name, layer in network.named_modules():
+            if name:
+                watch(name, layer)
+        like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+        noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(like)
+        try:
+            outputs = network(noise.requires_grad_())
+        except Exception as error:
+            raise ValueError(
+                f"{type(module).__name__} does not run on one image of 3 x {size[0]} x {size[1]} ({error}): "
+                "name its size, or its target_layer"
+            ) from error
+    return seen, outputs
+
+
+def _first(output: Any) -> Tensor | None:
+    try:
+        return first_tensor(output)
+    except ValueError:
+        return None  # not a tensor: no candidate
+
+
+def _uses_places(gradient: Tensor) -> bool:
+    """Whether more than one place of a feature map ``(B, C, h, w)`` has a gradient."""
+    return int((gradient != 0).any(dim=1).sum()) > 1
+
+
+def _is_class_map(seen: _Seen, scores: Tensor) -> bool:
+    """Whether the network's outputs are the means of this map: its channels are the classes then."""
+    if scores.ndim != 2 or seen.channels != scores.shape[1]:
+        return False
+    return torch.allclose(seen.grid.take(seen.output).mean(dim=(2, 3)), scores, rtol=1e-3, atol=1e-5)
+
+
+def _outermost(same: list[_Seen], maps: list[_Seen]) -> _Seen:
+    """Of layers that return the same tensor, the outermost that works at one resolution: the stage, not the trunk."""
+    for s in sorted(same[::-1], key=lambda s: s.depth):
+        if all(inner.places == s.places for inner in maps if inner.name.startswith(s.name + ".")):
+            return s
+    return same[-1]
