@@ -38,7 +38,7 @@ def chunked(function: Callable[[Tensor], T], count: int, size: int) -> Iterator[
     begin = 0
     while begin < count:
         rows = torch.arange(begin, min(begin + size, count))
-        result = _attempt(lambda rows=rows: function(rows), last_resort=len(rows) == 1)  # type: ignore[misc]
+        result = _attempt(function, rows, last_resort=len(rows) == 1)
         if result is None:
             size = len(rows) // 2
             continue
@@ -65,7 +65,7 @@ def continuous(x: Tensor, step: Step, steps: int, size: int, progress: Progress 
         room = size - len(rows)
         rows, queue = torch.cat([rows, queue[:room]]), queue[room:]
         here = rows.to(x.device)
-        result = _attempt(lambda rows=rows, here=here: step(state[here], rows), last_resort=len(rows) == 1)  # type: ignore[misc]
+        result = _attempt(step, state[here], rows, last_resort=len(rows) == 1)
         if result is None:
             size = len(rows) // 2
             rows, queue = rows[:size], torch.cat([rows[size:], queue])
@@ -98,10 +98,10 @@ def tune_allocator() -> bool:
     return bool(libc.mallopt(mmap_threshold, 2**30) and libc.mallopt(trim_threshold, 2**31 - 1))
 
 
-def _attempt(call: Callable[[], T], last_resort: bool = False) -> tuple[T] | None:
+def _attempt(function: Callable[..., T], *args: Tensor, last_resort: bool) -> tuple[T] | None:
     """The result in a tuple, or None where memory did not suffice; the last resort lets its error out."""
     try:
-        return (call(),)
+        return (function(*args),)
     except RuntimeError as error:
         if last_resort or not _out_of_memory(error):
             raise

@@ -16,6 +16,7 @@ import logging
 import operator
 import threading
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -87,10 +88,13 @@ class Cut(ABC):
     def tail(self, output: Any, carried: Any, rows: Tensor, batch: int) -> Any:
         """The network's raw outputs from the layer's, whose rows belong to the samples ``rows`` of ``batch``."""
 
-    def split(self, x: Tensor) -> Split:
-        """Run the trunk on x ``(B, 3, H, W)``, without gradients."""
-        with torch.no_grad():
-            output, carried = self.trunk(x)
+    def split(self, x: Tensor, precision: AbstractContextManager[None] | None = None) -> Split:
+        """Run the trunk on x ``(B, 3, H, W)``, without gradients; a ``precision`` context concerns the trunk alone."""
+        with torch.no_grad(), precision or nullcontext():
+            trunk = self.trunk(x)
+        output, carried = tree_map(
+            lambda t: t.to(x.dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, trunk
+        )
         return Split(self, output, carried, len(x))
 
     def activations(self, x: Tensor) -> Tensor:

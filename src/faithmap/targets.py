@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ class Target(ABC):
         """Scores ``(B,)`` of the outputs of B samples."""
 
     def _entries(self) -> dict[str, Tensor]:
-        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
+        values = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def __len__(self) -> int:
         """The number of entries; 1 serves a batch of any size."""
@@ -42,7 +43,8 @@ class Target(ABC):
         """The target of the samples ``rows``, an index tensor ``(n,)``."""
         if len(self) == 1:
             return self
-        return replace(self, **{name: entry[rows.to(entry.device)] for name, entry in self._entries().items()})  # type: ignore[type-var]
+        entries = {name: entry[rows.to(entry.device)] for name, entry in self._entries().items()}
+        return cast(Target, replace(cast(Any, self), **entries))
 
     def check(self, batch: int) -> None:
         """Raise unless this target fits a batch of that size."""
@@ -147,10 +149,7 @@ class Similarity(Target):
         object.__setattr__(self, "reference", _reference(self.reference, self))
 
     def __call__(self, outputs: Any) -> Tensor:
-        f = _matrix(outputs, self)  # (B, D)
-        r = F.normalize(_like(self.reference, f, self), dim=1)
-        squares = (f * f).sum(dim=1).clamp_min(torch.finfo(f.dtype).tiny ** 0.5)
-        return (f * r).sum(dim=1) * squares.rsqrt()
+        return _cosine(_matrix(outputs, self), self.reference, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +170,7 @@ class Dissimilarity(Target):
         object.__setattr__(self, "reference", _reference(self.reference, self))
 
     def __call__(self, outputs: Any) -> Tensor:
-        return 1 - Similarity(self.reference)(outputs)
+        return 1 - _cosine(_matrix(outputs, self), self.reference, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +302,12 @@ class Each(Target):
         return self.targets[row].describe(0)
 
 
+def stack(targets: Sequence[Target], sizes: Sequence[int]) -> Target:
+    """One target for consecutive batches of the given sizes that had a target each."""
+    rows = [t.select(torch.tensor([row])) for t, n in zip(targets, sizes, strict=True) for row in range(n)]
+    return Each(rows)
+
+
 def first_tensor(outputs: Any) -> Tensor:
     """The tensor of scores or embeddings in a network's raw outputs: itself, ``.logits``, or the first of a tuple."""
     if isinstance(outputs, Tensor):
@@ -377,6 +382,13 @@ def _pick(z: Tensor, target: Target, k: Any) -> Tensor:
     return z.gather(1, k.to(z.device).expand(len(z))[:, None]).squeeze(1)
 
 
+def _cosine(f: Tensor, reference: Tensor, target: Target) -> Tensor:
+    """The cosines ``(B,)`` of embeddings ``(B, D)``: numerator times normaliser; 0 where f is 0."""
+    r = F.normalize(_like(reference, f, target), dim=1)
+    squares = (f * f).sum(dim=1).clamp_min(torch.finfo(f.dtype).tiny ** 0.5)
+    return (f * r).sum(dim=1) * squares.rsqrt()
+
+
 def _like(reference: Tensor, f: Tensor, target: Target) -> Tensor:
     if reference.shape[1] != f.shape[1]:
         raise ValueError(
@@ -397,4 +409,5 @@ def _stack(targets: list[Target]) -> Target:
     first = targets[0]
     if len(targets) == 1 or not first._entries():
         return first
-    return replace(first, **{name: torch.cat([t._entries()[name] for t in targets]) for name in first._entries()})  # type: ignore[type-var]
+    entries = {name: torch.cat([t._entries()[name] for t in targets]) for name in first._entries()}
+    return cast(Target, replace(cast(Any, first), **entries))

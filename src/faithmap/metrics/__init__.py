@@ -1,0 +1,6 @@
+"""How good maps are: one value per sample."""
+
+from faithmap.metrics.intervals import Interval, bootstrap
+from faithmap.metrics.locality import cam_locality
+
+__all__ = ["Interval", "bootstrap", "cam_locality"]

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -109,7 +108,7 @@ class Model:
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
     def network(self, x: Tensor) -> Any:
-        """The network's raw outputs for prepared inputs ``(B, 3, H, W)``; gradients flow to x where they are enabled."""
+        """The network's raw outputs for prepared inputs ``(B, 3, H, W)``; gradients flow where they are enabled."""
         frozen = twin(self.module)
         run: Any = frozen.module
         if self.compile:
@@ -132,16 +131,27 @@ class Model:
         other.precision, other.compile = precision, compile
         return other
 
+    def at(self, layer: str) -> Model:
+        """The same model with another target layer; weights are shared."""
+        other = copy.copy(self)
+        other._named_layer = self.check_layer(layer)
+        return other
+
     # -- layers ---------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def target_layer(self) -> str:
         """The layer whose activations CAM methods weigh."""
         return self._named_layer or self.suggest_layers()[0].name
 
     def suggest_layers(self) -> list[Layer]:
         """Candidate target layers, best first, with shapes and reasons; the first is this model's target layer."""
-        return rank_layers(self.module, self.size, always=self._named_layer)
+        frozen = twin(self.module)  # kept with the twin: the copies that `configured` and `at` make ask again
+        with frozen.lock:
+            key = ("layers", self.size, self._named_layer)
+            if key not in frozen.derived:
+                frozen.derived[key] = rank_layers(self.module, self.size, always=self._named_layer)
+            return list(frozen.derived[key])
 
     def check_layer(self, name: str) -> str:
         """The layer's name, or an error with close names."""

@@ -68,11 +68,12 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
         >>> [(layer.name, layer.shape) for layer in rank_layers(net, (32, 32))]
         [('1', (8, 30, 30))]
     """
-    seen, outputs = _run(module, size)
-    scores = first_tensor(outputs)
-    if not scores.requires_grad or not seen:
-        raise ValueError(f"{type(module).__name__} has no layer with a spatial output: it cannot be explained by place")
-    grads = torch.autograd.grad(scores.square().sum(), [s.output for s in seen], allow_unused=True)
+    with torch.inference_mode(False), torch.enable_grad(), NoFastPath():
+        seen, outputs = _run(module, size)
+        scores = first_tensor(outputs)
+        if not scores.requires_grad or not seen:
+            raise ValueError(f"{type(module).__name__} has no layer with a spatial output to explain")
+        grads = torch.autograd.grad(scores.square().sum(), [s.output for s in seen], allow_unused=True)
     live = [s for s, g in zip(seen, grads, strict=True) if g is not None and _uses_places(s.grid.take(g))]
     class_maps = [s for s in live if _is_class_map(s, scores)]
     maps = [s for s in live if not s.passive and s not in class_maps]
@@ -80,11 +81,9 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
     if maps:
         last = _outermost([s for s in maps if s.output is maps[-1].output], maps)
         ranked.append(last.layer("the last feature map before the head"))
-        for place in dict.fromkeys(s.places for s in reversed(maps) if s.places != last.places):
-            stage = [s for s in maps if s.places == place]
-            depth = min(s.depth for s in stage)
-            end = [s for s in stage if s.depth == depth][-1]
-            ranked.append(end.layer("an earlier, finer map: parts rather than objects"))
+        earlier = dict.fromkeys(s.places for s in reversed(maps) if s.places != last.places)
+        ends = [min(reversed([s for s in maps if s.places == place]), key=lambda s: s.depth) for place in earlier]
+        ranked += [end.layer("an earlier, finer map: parts rather than objects") for end in ends]
     for s in class_maps[-1:]:
         ranked.append(s.layer("the class scores at each place: its channels are the classes, one of them is the map"))
     named = next((s for s in reversed(seen) if s.name == always), None)
@@ -97,33 +96,32 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
 
 def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], Any]:
     """Every layer that returns a map of places, in the order in which they finish, and the network's outputs."""
-    with torch.inference_mode(False), torch.enable_grad(), NoFastPath():
-        network = freeze(module)
-        seen: list[_Seen] = []
+    network = freeze(module)
+    seen: list[_Seen] = []
 
-        def watch(name: str, layer: nn.Module) -> None:
-            def hook(_: nn.Module, __: Any, output: Any) -> None:
-                first = _first(output)
-                grid = None if first is None else grid_of(tuple(first.shape), size)
-                if first is not None and grid is not None and first.requires_grad:
-                    kind = type(layer).__name__
-                    passive = any(word in kind for word in ("Pool", "Pad", "Dropout"))
-                    seen.append(_Seen(name, kind, first, grid, grid.take(first).shape[1], passive))
+    def watch(name: str, layer: nn.Module) -> None:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            first = _first(output)
+            grid = None if first is None else grid_of(tuple(first.shape), size)
+            if first is not None and grid is not None and first.requires_grad:
+                kind = type(layer).__name__
+                passive = any(word in kind for word in ("Pool", "Pad", "Dropout"))
+                seen.append(_Seen(name, kind, first, grid, grid.take(first).shape[1], passive))
 
-            layer.register_forward_hook(hook)
+        layer.register_forward_hook(hook)
 
-        for name, layer in network.named_modules():
-            if name:
-                watch(name, layer)
-        like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-        noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(like)
-        try:
-            outputs = network(noise.requires_grad_())
-        except Exception as error:
-            raise ValueError(
-                f"{type(module).__name__} does not run on one image of 3 x {size[0]} x {size[1]} ({error}): "
-                "name its size, or its target_layer"
-            ) from error
+    for name, layer in network.named_modules():
+        if name:
+            watch(name, layer)
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        outputs = network(noise.requires_grad_())
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} does not run on one image of 3 x {size[0]} x {size[1]} ({error}): "
+            "name its size, or its target_layer"
+        ) from error
     return seen, outputs
 
 
@@ -148,7 +146,7 @@ def _is_class_map(seen: _Seen, scores: Tensor) -> bool:
 
 def _outermost(same: list[_Seen], maps: list[_Seen]) -> _Seen:
     """Of layers that return the same tensor, the outermost that works at one resolution: the stage, not the trunk."""
-    for s in sorted(same[::-1], key=lambda s: s.depth):
+    for s in sorted(same, key=lambda s: (s.depth, -maps.index(s))):
         if all(inner.places == s.places for inner in maps if inner.name.startswith(s.name + ".")):
             return s
     return same[-1]

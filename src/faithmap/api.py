@@ -1,0 +1,402 @@
+"""The library in one line each: explain pictures, pairs of faces, and the places of a feature map."""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from faithmap import cut, methods
+from faithmap.attribution import Attribution, Face, LocationMaps, PairAttribution, Provenance, Sample, pixels_of
+from faithmap.batching import Progress
+from faithmap.images import Picture
+from faithmap.methods import FAME, Method, Result
+from faithmap.methods.fame import blur
+from faithmap.metrics import Interval, bootstrap, cam_locality
+from faithmap.metrics.locality import cell_weights
+from faithmap.models.base import Inputs, Model, Pictures, Precision, require_model
+from faithmap.models.classifier import Classifier
+from faithmap.models.face import FaceEmbedder
+from faithmap.sampling import sample_ids
+from faithmap.targets import Dissimilarity, Each, FeatureLocation, Similarity, Target
+
+
+class DegenerateMapWarning(UserWarning):
+    """A map says nothing: it is constant, or not finite."""
+
+
+def explain(
+    model: Model,
+    pictures: Pictures,
+    method: str | Method = "lift-cam",
+    target: Any = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    compile: bool = False,
+    progress: bool | Progress | None = None,
+) -> Attribution:
+    """Which pixels made the network say that.
+
+    Args:
+        model: from `load`, or a `Classifier` or `FaceEmbedder` around any nn.Module.
+        pictures: a path, PIL image or uint8 array (H, W, 3), or a list of them; a float tensor (B, 3, H, W) is taken as
+            prepared input.
+        method: a name (`methods.available`), or a method with its parameters, ``FAME(iterations=100)``.
+        target: what to explain: a class index or label, a `Target`, a callable ``outputs -> (B,)``, or a list with one
+            for each picture; by default the predicted class.
+        batch_size: pictures per network call; by default as many as suit the device.
+        seed: for methods that sample.
+        precision: of the network alone: "float32", or "bf16" (faster, and slightly other maps).
+        compile: run iterated methods through torch.compile.
+        progress: True for a bar, or a function of (done, total).
+
+    Returns:
+        An `Attribution` with one map per picture.
+
+    Raises:
+        ValueError: something given does not fit; the message says what would.
+        FileNotFoundError: a picture does not exist.
+
+    Examples:
+        >>> att = explain(fm.load(), "src/faithmap/assets/photos/cat.jpg", method="lift-cam", target="Egyptian cat")
+        >>> att.maps.shape, att.samples[0].label
+        (torch.Size([1, 224, 224]), 'Egyptian cat')
+    """
+    chosen = _method(method)
+    model = require_model(model).configured(precision, compile)
+    inputs = model.read(pictures)
+    model.target(target, len(inputs.x))  # wrong targets are named before any work
+    with _progress(progress, chosen.name) as report:
+        begin = time.perf_counter()
+        found = chosen.run(model, inputs.x, target, seed=seed, batch_size=batch_size, progress=report)
+        seconds = time.perf_counter() - begin
+    return _attribution(model, inputs, chosen, found, seed, seconds, _sources(pictures, len(inputs.x)))
+
+
+def explain_pair(
+    model: FaceEmbedder,
+    probe: Pictures,
+    gallery: Pictures,
+    method: str | Method = "fame",
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    compile: bool = False,
+    progress: bool | Progress | None = None,
+) -> Any:
+    """Why two faces match, or do not: what supports the match (e+) and what pushes the pair apart (e-), on both faces.
+
+    Args:
+        model: a `FaceEmbedder`.
+        probe: an aligned face crop, as `explain` takes pictures; or a list of them.
+        gallery: the face it is compared with; or as many.
+        method: a name, or a method with its parameters.
+        batch_size: pictures per network call.
+        seed: for methods that sample.
+        precision: of the network alone.
+        compile: run iterated methods through torch.compile.
+        progress: True for a bar, or a function of (done, total).
+
+    Returns:
+        A `PairAttribution`, or a list of them for lists. All maps of all pairs run in one batch.
+
+    Raises:
+        ValueError: something given does not fit.
+        FileNotFoundError: a picture does not exist.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> face = fm.FaceEmbedder(net, size=32, threshold=0.5)
+        >>> pair = explain_pair(face, torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32), method=FAME(iterations=3))
+        >>> pair.match, pair.probe.similar.maps.shape
+        (True, torch.Size([1, 32, 32]))
+    """
+    chosen = _method(method)
+    model = require_model(model).configured(precision, compile)  # type: ignore[assignment]
+    if not isinstance(model, FaceEmbedder):
+        raise ValueError(f"a pair of faces needs a FaceEmbedder: {model.name} is a {type(model).__name__}")
+    sides = [model.read(side) for side in (probe, gallery)]
+    n = len(sides[0].x)
+    if len(sides[1].x) != n:
+        raise ValueError(f"{n} probes came with {len(sides[1].x)} galleries: give as many of both")
+    sources = [_sources(side, n) for side in (probe, gallery)]
+    with _progress(progress, chosen.name) as report:
+        begin = time.perf_counter()
+        f_probe, f_gallery = (model.embed(side.x) for side in sides)
+        asks: list[Target] = [Similarity(f) for f in (*f_gallery, *f_probe)]
+        if not chosen.control:
+            asks += [Dissimilarity(f) for f in (*f_gallery, *f_probe)]
+        rounds = len(asks) // (2 * n)
+        x = torch.cat([side.x for side in sides] * rounds)  # (2n or 4n, 3, H, W): probes, galleries, again for e-
+        found = chosen.run(model, x, Each(asks), seed=seed, batch_size=batch_size, progress=report)
+        seconds = time.perf_counter() - begin
+    inputs = Inputs(x, (sides[0].names + sides[1].names) * rounds, (sides[0].geometries + sides[1].geometries) * rounds)
+    all_maps = _attribution(model, inputs, chosen, found, seed, seconds, (*sources[0], *sources[1]) * rounds)
+    pairs = []
+    for i in range(n):
+        at = [i, n + i] if rounds == 1 else [i, n + i, 2 * n + i, 3 * n + i]
+        parts = [all_maps[k] for k in at] + [None] * (4 - len(at))
+        probe_face, gallery_face = Face(parts[0], parts[2]), Face(parts[1], parts[3])  # type: ignore[arg-type]
+        pairs.append(PairAttribution(probe_face, gallery_face, parts[0].samples[0].score, model.threshold))  # type: ignore[union-attr]
+    return pairs if isinstance(probe, (list, tuple)) or n > 1 else pairs[0]
+
+
+def explain_locations(
+    model: Model,
+    picture: Pictures,
+    layer: str | None = None,
+    *,
+    method: Method | None = None,
+    batch_size: int | None = None,
+    progress: bool | Progress | None = None,
+) -> LocationMaps:
+    """What each place of a feature map sees of a picture: the test of what CAM methods assume.
+
+    Args:
+        model: any model.
+        picture: one picture.
+        layer: whose feature map; the model's target layer by default.
+        method: one that explains `FeatureLocation`; `FAME` with 25 steps by default.
+        batch_size: places per network call.
+        progress: True for a bar, or a function of (done, total).
+
+    Returns:
+        `LocationMaps` with maps ``(h, w, H, W)``.
+
+    Raises:
+        ValueError: something given does not fit.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 8, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> grid = explain_locations(fm.Classifier(net, size=32, target_layer="0"), torch.rand(1, 3, 32, 32))
+        >>> grid.maps.shape
+        torch.Size([4, 4, 32, 32])
+    """
+    model = require_model(model)
+    model = model if layer is None else model.at(layer)
+    inputs = model.read(picture)
+    if len(inputs.x) != 1:
+        raise ValueError(f"explain_locations takes one picture: got {len(inputs.x)}")
+    chosen = method or FAME(iterations=25, sigma=2.0)
+    h, w = _grid(model, inputs.x)
+    rows, cols = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    with _progress(progress, f"{h} x {w} places") as report:
+        begin = time.perf_counter()
+        found = _see(model, inputs.x, rows, cols, chosen, batch_size, report)
+        seconds = time.perf_counter() - begin
+    maps = found.maps.cpu()
+    shares = cam_locality(maps, rows, cols, (h, w)).view(h, w)
+    about = _provenance(model, chosen, found, 0, seconds, h * w)
+    seen = Attribution(maps[:1], [Sample("", "", {}, 0.0)], about, pixels=pixels_of(model.to_pixels(inputs.x))).seen()
+    return LocationMaps(maps.view(h, w, *maps.shape[1:]), model.target_layer, shares, seen, about)
+
+
+@dataclass(frozen=True)
+class LayerLocality:
+    """How local one layer's places are, over pictures and places."""
+
+    layer: str
+    grid: tuple[int, int]
+    """Rows and columns of its feature map."""
+    share: Interval
+    """Of a place's map, the part in the cell that CAM assumes."""
+    ceiling: float
+    """What a perfectly local place would score: below 1 where the maps are blurred."""
+    chance: float
+    """The cell's part of the picture: what a map without any locality would score."""
+
+
+def locality_by_layer(
+    model: Model,
+    pictures: Pictures,
+    layers: Sequence[str] | None = None,
+    *,
+    places: int = 16,
+    method: FAME | None = None,
+    batch_size: int | None = None,
+    progress: bool | Progress | None = None,
+) -> list[LayerLocality]:
+    """Does a place of a feature map see the cell that CAM assumes? FAME's central claim, layer by layer.
+
+    Args:
+        model: any model.
+        pictures: one or several.
+        layers: dotted paths, from shallow to deep; the model's suggested layers by default.
+        places: per layer and picture, spread evenly over the feature map.
+        method: `FAME`, by default with 25 steps and without blur.
+        batch_size: places per network call.
+        progress: True for a bar, or a function of (done, total).
+
+    Returns:
+        One row per layer, in the order of ``layers``.
+
+    Raises:
+        ValueError: something given does not fit.
+    """
+    model = require_model(model)
+    chosen = method or FAME(iterations=25, sigma=0)
+    if places < 1:
+        raise ValueError(f"places is at least 1: got {places}")
+    if layers is None:
+        layers = [layer.name for layer in sorted(model.suggest_layers(), key=lambda s: -s.shape[1] * s.shape[2])]
+    at = [model.at(layer) for layer in layers]
+    inputs = model.read(pictures)
+    rows = []
+    with _progress(progress, "locality") as report:
+        for done, (layer, there) in enumerate(zip(layers, at, strict=True)):
+            h, w = _grid(there, inputs.x)
+            row, col = _spread(h, w, places)
+            shares = [
+                cam_locality(_see(there, x[None], row, col, chosen, batch_size, None).maps.cpu(), row, col, (h, w))
+                for x in inputs.x
+            ]
+            H, W = inputs.x.shape[-2:]
+            cells = cell_weights(row, h, H)[:, :, None] * cell_weights(col, w, W)[:, None]  # (places, H, W)
+            smooth = blur(cells, chosen.sigma, chosen.kernel)
+            ceiling = float(cam_locality(smooth, row, col, (h, w)).mean())
+            rows.append(LayerLocality(layer, (h, w), bootstrap(torch.cat(shares)), ceiling, 1 / (h * w)))
+            if report:
+                report(done + 1, len(layers))
+    return rows
+
+
+def _see(
+    model: Model, x: Tensor, rows: Tensor, cols: Tensor, method: Method, size: int | None, progress: Progress | None
+) -> Result:
+    """The maps of places of one prepared picture ``(1, 3, H, W)``."""
+    return method.run(
+        model, x.expand(len(rows), -1, -1, -1), FeatureLocation(rows, cols), batch_size=size, progress=progress
+    )
+
+
+def _grid(model: Model, x: Tensor) -> tuple[int, int]:
+    """Rows and columns of the target layer's feature map."""
+    made = cut.cut(model.module, model.target_layer, x[:1].to(model.dtype))
+    return made.grid.h, made.grid.w
+
+
+def _spread(h: int, w: int, places: int) -> tuple[Tensor, Tensor]:
+    """About ``places`` places spread evenly over an h x w grid: rows and columns."""
+    side = max(1, round(places**0.5))
+    rows, cols = (((torch.arange(min(side, n)) + 0.5) * n / min(side, n)).long() for n in (h, w))
+    grid = torch.meshgrid(rows, cols, indexing="ij")
+    return grid[0].flatten(), grid[1].flatten()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _method(method: str | Method) -> Method:
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str):
+        return methods.create(method)
+    raise ValueError(f"a method is a name or a method with parameters, 'fame' or FAME(iterations=50): got {method!r}")
+
+
+def _attribution(
+    model: Model,
+    inputs: Inputs,
+    method: Method,
+    found: Result,
+    seed: int,
+    seconds: float,
+    sources: Sequence[Picture | None],
+) -> Attribution:
+    assert found.scores is not None
+    assert found.target is not None
+    maps = found.maps.detach().cpu()
+    samples = []
+    for i, (name, identity) in enumerate(zip(inputs.names, sample_ids(inputs.x), strict=True)):
+        target = found.target.describe(i)
+        k = target.get("k")
+        degenerate = _degenerate(maps[i], found.reasons[i] if found.reasons else "")
+        if degenerate:
+            warnings.warn(f"{method.name} on {name}: {degenerate}", DegenerateMapWarning, stacklevel=3)
+        samples.append(
+            Sample(
+                name=name,
+                sha256=identity,
+                target=target,
+                score=float(found.scores[i]),
+                label=model.label(k) if isinstance(model, Classifier) and isinstance(k, int) else None,
+                completeness_error=_item(found.completeness_error, i),
+                condition=_item(found.condition, i),
+                degenerate=degenerate,
+                geometry=inputs.geometries[i],
+            )
+        )
+    about = _provenance(model, method, found, seed, seconds, len(maps))
+    return Attribution(maps, samples, about, pictures=sources, pixels=pixels_of(model.to_pixels(inputs.x)))
+
+
+def _provenance(model: Model, method: Method, found: Result, seed: int, seconds: float, images: int) -> Provenance:
+    return Provenance(
+        method=method.name,
+        parameters=method.parameters,
+        signed=method.signed,
+        model=model.name,
+        layer=found.layer,
+        seed=seed,
+        precision=model.precision,
+        device=str(model.device),
+        evaluations=found.cost.per_image(images),
+        seconds=seconds,
+        images=images,
+        versions={
+            "faithmap": version("faithmap"),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        notes=found.notes,
+    )
+
+
+def _degenerate(map: Tensor, reason: str) -> str | None:
+    """Why a map says nothing; None where it does."""
+    if not bool(map.isfinite().all()):
+        return f"the map holds NaN or infinite values{f': {reason}' if reason else ''}"
+    if bool((map == map.flatten()[0]).all()):
+        return f"the map is constant{f': {reason}' if reason else ''}"
+    return None
+
+
+def _item(values: Tensor | None, i: int) -> float | None:
+    return None if values is None else float(values[i])
+
+
+def _sources(pictures: Pictures, count: int) -> Sequence[Picture | None]:
+    """The pictures themselves, to draw on later; none for tensors."""
+    if isinstance(pictures, Tensor):
+        return [None] * count
+    return list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]  # type: ignore[list-item]
+
+
+@contextmanager
+def _progress(wanted: bool | Progress | None, name: str) -> Iterator[Progress | None]:
+    """The caller's function, a bar on the terminal, or nothing."""
+    if wanted is None or wanted is False:
+        yield None
+        return
+    if wanted is not True:
+        yield wanted
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TimeRemainingColumn
+
+    columns = (*Bar.get_default_columns()[:-1], TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,385 @@
+"""What explanations are: maps with their provenance. Saved as safetensors, without pixels or embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from faithmap import draw
+from faithmap.images import Geometry, Picture, open_image, to_array
+
+Scale = Literal["min-max", "max"]
+FORMAT = "faithmap/1"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How maps were made: enough to make them again."""
+
+    method: str
+    parameters: dict[str, Any]
+    signed: bool
+    model: str
+    layer: str | None
+    seed: int
+    precision: str
+    device: str
+    evaluations: dict[str, float]
+    """Network evaluations per image."""
+    seconds: float
+    """Wall-clock seconds for all images of the call."""
+    images: int
+    """Images of the call."""
+    versions: dict[str, str]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What belongs to one map besides the map."""
+
+    name: str
+    """The picture's base name."""
+    sha256: str
+    """Of the prepared input: what the map belongs to."""
+    target: dict[str, Any]
+    """What was explained."""
+    score: float
+    """The explained number."""
+    label: str | None = None
+    """The class's name, where a class was explained."""
+    completeness_error: float | None = None
+    """For additive methods, how far the contributions are from adding up."""
+    condition: float | None = None
+    """How badly conditioned that sum is: sum of |contributions| over the change they explain."""
+    degenerate: str | None = None
+    """Why the map says nothing, if it does."""
+    geometry: Geometry | None = None
+    """How the photo became the network's input."""
+
+
+class Attribution:
+    """Maps of one or many pictures with their provenance; has a length, iterates and indexes by picture.
+
+    Args:
+        maps: ``(B, H, W)``, raw: signed where the method's formula is.
+        samples: what belongs to each map.
+        provenance: what belongs to all of them.
+        pictures: what was explained, to draw on; kept in memory only, never saved.
+        pixels: what the network saw, ``(B, H, W, 3)`` uint8; kept in memory only.
+    """
+
+    def __init__(
+        self,
+        maps: Tensor,
+        samples: Sequence[Sample],
+        provenance: Provenance,
+        *,
+        pictures: Sequence[Picture | None] | None = None,
+        pixels: Tensor | None = None,
+    ) -> None:
+        if maps.ndim != 3 or len(maps) != len(samples):
+            raise ValueError(
+                f"maps are (B, H, W) with a sample each: got {tuple(maps.shape)} and {len(samples)} samples"
+            )
+        self.maps = maps
+        self.samples = tuple(samples)
+        self._provenance = provenance
+        self._pictures = tuple(pictures) if pictures is not None else (None,) * len(samples)
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, index: int) -> Attribution:
+        i = range(len(self))[index]
+        pixels = None if self._pixels is None else self._pixels[i : i + 1]
+        return Attribution(
+            self.maps[i : i + 1], [self.samples[i]], self._provenance, pictures=[self._pictures[i]], pixels=pixels
+        )
+
+    def __iter__(self) -> Iterator[Attribution]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        H, W = self.maps.shape[1:]
+        what = ", ".join(s.label or s.target.get("target", "") for s in self.samples[:3])
+        return f"Attribution({self.method} on {self._provenance.model}: {len(self)} x {H} x {W}, {what})"
+
+    # -- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self._provenance.method
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative values mean something: they speak against the target."""
+        return self._provenance.signed
+
+    @property
+    def scores(self) -> Tensor:
+        """The explained numbers, ``(B,)``."""
+        return torch.tensor([s.score for s in self.samples])
+
+    @property
+    def completeness_error(self) -> Tensor | None:
+        """For additive methods ``|sum of contributions - change of the score|``, ``(B,)``; else None."""
+        errors = [s.completeness_error for s in self.samples]
+        return None if None in errors else torch.tensor([e for e in errors if e is not None], dtype=torch.float64)
+
+    @property
+    def degenerate(self) -> tuple[str | None, ...]:
+        """Why a map says nothing, per picture; None where it does."""
+        return tuple(s.degenerate for s in self.samples)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All of the above as plain data."""
+        samples = [
+            {k: v.to_dict() if isinstance(v, Geometry) else v for k, v in vars(s).items() if v is not None}
+            for s in self.samples
+        ]
+        return {**dataclasses.asdict(self._provenance), "samples": samples}
+
+    # -- maps and pictures --------------------------------------------------------------------------------------------
+
+    def normalized(self, scale: Scale = "min-max") -> Tensor:
+        """Maps for display, ``(B, H, W)`` in [0, 1]: negative values cut off, then scaled each by itself.
+
+        Args:
+            scale: "min-max", or "max" to divide by the maximum alone. A constant map becomes 0.
+        """
+        if scale not in ("min-max", "max"):
+            raise ValueError(f"scale is 'min-max' or 'max': got {scale!r}")
+        maps = self.maps.float().nan_to_num(0, 0, 0).clamp_min(0)
+        low = maps.amin(dim=(1, 2), keepdim=True) if scale == "min-max" else torch.zeros(1)
+        span = maps.amax(dim=(1, 2), keepdim=True) - low
+        return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
+
+    def on_photo(self) -> list[Tensor]:
+        """The raw maps in the geometry of the original photos, ``(h, w)`` each; NaN where a crop cut the photo off."""
+        return [
+            map if s.geometry is None else s.geometry.map_to_photo(map)
+            for map, s in zip(self.maps, self.samples, strict=True)
+        ]
+
+    def overlay(self, picture: Picture | None = None, *, alpha: float = 0.65, signed: bool = False) -> Any:
+        """The maps over the pictures as the network saw them: a PIL image, or a list of them for many pictures.
+
+        Args:
+            picture: what to draw on, of the maps' size; needed for maps that were loaded from a file.
+            alpha: how much the map covers, 0 to 1.
+            signed: show what speaks against the target too, in another colour.
+        """
+        pictures = []
+        for i, (raw, shown) in enumerate(zip(self.maps, self.normalized(), strict=True)):
+            base = self._seen(i) if picture is None else open_image(picture)
+            pictures.append(draw.overlay(base, raw if signed else shown, alpha=alpha, signed=signed))
+        return pictures[0] if len(pictures) == 1 else pictures
+
+    def photo_overlay(self, picture: Picture | None = None, *, alpha: float = 0.65) -> Any:
+        """The maps over the original photos, in their own size; what the network did not see is dimmed.
+
+        Args:
+            picture: the photo, where it is no longer known.
+            alpha: how much the map covers, 0 to 1.
+        """
+        pictures = []
+        for i, (s, shown) in enumerate(zip(self.samples, self.normalized(), strict=True)):
+            source = picture if picture is not None else self._pictures[i]
+            if source is None or s.geometry is None:
+                raise ValueError(f"the photo of {s.name!r} is not at hand: give it, photo_overlay(photo)")
+            pictures.append(draw.overlay(open_image(source), s.geometry.map_to_photo(shown), alpha=alpha))
+        return pictures[0] if len(pictures) == 1 else pictures
+
+    def seen(self) -> Any:
+        """The pictures as the network saw them: a PIL image, or a list of them."""
+        pictures = [self._seen(i) for i in range(len(self))]
+        return pictures[0] if len(pictures) == 1 else pictures
+
+    def _seen(self, i: int) -> Image.Image:
+        if self._pixels is not None:
+            return Image.fromarray(self._pixels[i].numpy())
+        raise ValueError("a loaded attribution holds no pixels: give the picture, overlay(picture)")
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write maps and provenance to a ``.safetensors`` file, whole or not at all; pixels are not written."""
+        return _write(path, {"maps": self.maps}, "attribution", self.provenance)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attribution:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not an attribution.
+        """
+        tensors, header = _read(path, "attribution")
+        return cls(tensors["maps"], *_described(header))
+
+
+@dataclass(frozen=True)
+class Face:
+    """One side of a pair."""
+
+    similar: Attribution
+    """e+: what supports the match."""
+    dissimilar: Attribution | None
+    """e-: what pushes the pair apart; None for methods that cannot say."""
+
+
+@dataclass(frozen=True)
+class PairAttribution:
+    """Why two faces match, or do not."""
+
+    probe: Face
+    gallery: Face
+    score: float
+    """The cosine of the two embeddings."""
+    threshold: float | None
+    """The cosine from which the model says match."""
+
+    @property
+    def match(self) -> bool | None:
+        """The model's decision; None without a threshold."""
+        return None if self.threshold is None else self.score >= self.threshold
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.probe.similar.method
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the maps were made, as plain data."""
+        return {name: att.provenance for name, att in self._named().items()}
+
+    def figure(self, title: str | None = None) -> Image.Image:
+        """Probe and gallery with e+ and e-, the score, the threshold and the decision."""
+
+        def shown(pick: str) -> tuple[Tensor, Tensor] | None:
+            sides = [getattr(face, pick) for face in (self.probe, self.gallery)]
+            return None if sides[0] is None else (sides[0].normalized()[0], sides[1].normalized()[0])
+
+        similar = shown("similar")
+        assert similar is not None  # e+ always exists
+        return draw.pair_figure(
+            self.probe.similar.seen(),
+            self.gallery.similar.seen(),
+            similar,
+            shown("dissimilar"),
+            self.score,
+            self.threshold,
+            title=self.method if title is None else title,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the four maps and their provenance to a ``.safetensors`` file; no pixels, no embeddings."""
+        named = self._named()
+        header = {"score": self.score, "threshold": self.threshold, "maps": self.provenance}
+        return _write(path, {name: att.maps for name, att in named.items()}, "pair", header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PairAttribution:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not a pair's attribution.
+        """
+        tensors, header = _read(path, "pair")
+        atts = {name: Attribution(tensors[name], *_described(about)) for name, about in header["maps"].items()}
+        sides = [Face(atts[f"{side}.similar"], atts.get(f"{side}.dissimilar")) for side in ("probe", "gallery")]
+        return cls(sides[0], sides[1], header["score"], header["threshold"])
+
+    def _named(self) -> dict[str, Attribution]:
+        named: dict[str, Attribution | None] = {}
+        for side, face in (("probe", self.probe), ("gallery", self.gallery)):
+            named |= {f"{side}.similar": face.similar, f"{side}.dissimilar": face.dissimilar}
+        return {name: att for name, att in named.items() if att is not None}
+
+
+@dataclass(frozen=True)
+class LocationMaps:
+    """What each place of a feature map sees of the picture."""
+
+    maps: Tensor
+    """``(h, w, H, W)``, raw."""
+    layer: str
+    shares: Tensor
+    """``(h, w)``: how much of each map lies in the cell that CAM assumes the place sees."""
+    seen: Image.Image
+    """The picture as the network saw it."""
+    provenance: Provenance
+
+    def figure(self, title: str | None = None) -> Image.Image:
+        """All maps at their places, each with the cell that CAM assumes."""
+        h, w = self.maps.shape[:2]
+        title = f"{self.provenance.model}, {self.layer}: what each of {h} x {w} places sees" if title is None else title
+        return draw.location_sheet(self.seen, self.maps, self.shares, title=title)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write maps and provenance to a ``.safetensors`` file; no pixels."""
+        header = {"layer": self.layer, **dataclasses.asdict(self.provenance)}
+        return _write(path, {"maps": self.maps, "shares": self.shares}, "locations", header)
+
+
+def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], kind: str, header: dict[str, Any]) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"attributions are saved as .safetensors files: got {path.name!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to save {path.name} in")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contents, partial, {"format": FORMAT, "kind": kind, "provenance": json.dumps(header)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no attribution {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is cut off: {error}") from error
+    if about.get("format") != FORMAT or about.get("kind") != kind:
+        held = f"a {about['kind']}" if about.get("format") == FORMAT else "other tensors"
+        raise ValueError(f"{path} holds {held}, not {'an attribution' if kind == 'attribution' else 'a pair of faces'}")
+    return tensors, json.loads(about["provenance"])
+
+
+def _described(about: dict[str, Any]) -> tuple[list[Sample], Provenance]:
+    about = dict(about)
+    samples = [
+        Sample(**{**s, "geometry": Geometry.from_dict(s["geometry"]) if "geometry" in s else None})
+        for s in about.pop("samples")
+    ]
+    return samples, Provenance(**about)
+
+
+def pixels_of(rgb: Tensor) -> Tensor:
+    """RGB in [0, 1], ``(B, 3, H, W)``, as pictures to draw on, ``(B, H, W, 3)`` uint8."""
+    return torch.stack([torch.from_numpy(to_array(p)) for p in rgb.detach().float().cpu().clamp(0, 1)])

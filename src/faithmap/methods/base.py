@@ -1,0 +1,260 @@
+"""What all methods share: how they are called, what they may ask the network, and what they return."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from faithmap.batching import Progress, chunked, default_batch
+from faithmap.cut import Cut, Split, cut
+from faithmap.models.base import Model, require_model
+from faithmap.sampling import generators, sample_ids
+from faithmap.targets import Target, first_tensor, stack
+
+
+@dataclass
+class Cost:
+    """Network evaluations, summed over images. Trunk and tail together are one forward."""
+
+    forward: float = 0
+    backward: float = 0
+    tail_forward: float = 0
+    """Runs of the tail alone, beyond the one that belongs to a forward."""
+    tail_backward: float = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def per_image(self, images: int) -> dict[str, float]:
+        """The evaluations per image, those that are not zero."""
+        return {name: count / images for name, count in dataclasses.asdict(self).items() if count}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a method found for B samples."""
+
+    maps: Tensor
+    """``(B, H, W)``, raw."""
+    scores: Tensor | None = None
+    """The number that is explained, ``(B,)``."""
+    target: Target | None = None
+    completeness_error: Tensor | None = None
+    """For additive methods ``|sum of contributions - (y(A) - y(0))|``, ``(B,)``."""
+    condition: Tensor | None = None
+    """How badly that sum is conditioned: ``sum of |contributions| / |y(A) - y(0)|``, ``(B,)``."""
+    reasons: Sequence[str] = ()
+    """What a sample's map would be constant or undefined for, where the method knows; "" elsewhere."""
+    layer: str | None = None
+    """The target layer, where one was read."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """How it was computed, for provenance."""
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(eq=False)
+class Query:
+    """One batch of samples with the question asked about them; counts what is asked of the network."""
+
+    model: Model
+    x: Tensor
+    """``(B, 3, H, W)``, prepared, float32 or better."""
+    given: Target | None
+    """The target, or None for the model's default."""
+    named_layer: str | None
+    seed: int
+    batch_size: int
+    progress: Progress | None = None
+    cost: Cost = field(default_factory=Cost)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @cached_property
+    def layer(self) -> str:
+        """The target layer: the method's own, or the model's."""
+        return self.named_layer or self.model.target_layer
+
+    @cached_property
+    def cut(self) -> Cut:
+        """The network cut at the layer."""
+        return cut(self.model.module, self.layer, self.x.to(self.model.dtype))
+
+    @cached_property
+    def split(self) -> Split:
+        """The activations at the layer and the tail from there; the trunk runs once."""
+        self.cost.forward += len(self)
+        return self.cut.split(self.x.to(self.model.dtype), self.model.autocast())
+
+    @cached_property
+    def outputs(self) -> Any:
+        """The network's raw outputs: from the tail where the trunk has run, else from a forward."""
+        with torch.no_grad():
+            if "split" in self.__dict__:
+                return self.split.tail(self.split.A)
+            parts = list(chunked(self._forward, len(self), self.batch_size))
+        return parts[0] if len(parts) == 1 else torch.cat([first_tensor(part) for part in parts])
+
+    def _forward(self, rows: Tensor) -> Any:
+        self.cost.forward += len(rows)
+        return self.model.network(self.x[rows.to(self.x.device)])
+
+    @cached_property
+    def target(self) -> Target:
+        """What is explained."""
+        return self.model.default_target(self.outputs) if self.given is None else self.given
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """The number that is explained, ``(B,)``."""
+        if self.target.at_layer:
+            return self.target(self.split.A)
+        with torch.no_grad():
+            return self.target(self.outputs)
+
+    def tail_scores(self, A: Tensor) -> Tensor:
+        """The scores as if the layer had returned A."""
+        return self.target(self.split.tail(A))
+
+    def tail_gradient(self) -> Tensor:
+        """The gradient of the scores to the activations, ``(B, C, h, w)``; one run of the tail and back."""
+        A = self.split.A.clone().requires_grad_()
+        with torch.enable_grad():
+            outputs = self.split.tail(A)
+            self.__dict__.setdefault("outputs", _detached(outputs))
+            scores = self.target(outputs)
+            (gradient,) = torch.autograd.grad(scores.sum(), A)
+        self.__dict__.setdefault("scores", scores.detach())
+        self.cost.tail_backward += len(self)
+        return gradient
+
+    def completed(self, found: Result) -> Result:
+        """What the method found, with what the query knows: target, scores, layer and cost."""
+        notes = dict(found.notes)
+        layer = self.layer if "cut" in self.__dict__ else None
+        if layer is not None:
+            notes |= {"cut": self.cut.kind} | ({"replayed because": self.cut.reason} if self.cut.reason else {})
+        return dataclasses.replace(
+            found, target=self.target, scores=self.scores, layer=layer, notes=notes, cost=self.cost
+        )
+
+    def generators(self, method: str) -> list[torch.Generator]:
+        """One random generator per sample, of its own."""
+        return generators(self.seed, method, sample_ids(self.x))
+
+    def upsample(self, maps: Tensor) -> Tensor:
+        """Maps ``(B, h, w)`` of the layer's places at the input's size, bilinear: ``(B, H, W)``."""
+        size = (self.x.shape[-2], self.x.shape[-1])
+        return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to explain: a frozen set of hyper-parameters, called as ``method(model, x, target)``."""
+
+    name: ClassVar[str]
+    signed: ClassVar[bool] = False
+    """Whether its maps tell what speaks against the target by a minus sign."""
+    additive: ClassVar[bool] = False
+    """Whether its parts add up to the score; it then reports how well they do."""
+    at_layer: ClassVar[bool] = False
+    """Whether it can explain a place of a feature map (`FeatureLocation`)."""
+    control: ClassVar[bool] = False
+    """Whether it knows nothing of the network and stands in tables to be beaten."""
+    continuous: ClassVar[bool] = False
+    """Whether it batches by itself and takes all samples at once."""
+
+    def __call__(self, model: Model, x: Tensor, target: Any = None, *, seed: int = 0) -> Tensor:
+        """The raw maps ``(B, H, W)`` of prepared inputs.
+
+        Args:
+            model: a `Classifier` or `FaceEmbedder`.
+            x: ``(B, 3, H, W)``, from ``model.prepare``.
+            target: what to explain; by default the predicted class.
+            seed: for methods that sample.
+        """
+        return self.run(model, x, target, seed=seed).maps
+
+    def run(
+        self,
+        model: Model,
+        x: Tensor,
+        target: Any = None,
+        *,
+        seed: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Result:
+        """The maps with what is known about them; arguments as for a call.
+
+        Raises:
+            ValueError: the model, the input, the target or the layer does not fit; nothing has been computed then.
+        """
+        model = require_model(model)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is at least 1: got {batch_size}")
+        # Autograd must see normal tensors even if the caller is in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            x = model.check_input(x).detach()
+            x = x.clone() if x.is_inference() else x
+            wanted = model.target(target, len(x))
+            if wanted is not None and wanted.at_layer and not self.at_layer:
+                raise ValueError(f"{self.name} explains a network's outputs: for FeatureLocation use fame")
+            layer = getattr(self, "layer", None)
+            layer = layer if layer is None else model.check_layer(layer)
+            size = batch_size or default_batch(x)
+
+            def ask(rows: Tensor) -> Result:
+                here = rows.to(x.device)
+                some = wanted if wanted is None or len(rows) == len(x) else wanted.select(rows)
+                query = Query(model, x[here], some, layer, seed, size, progress if self.continuous else None)
+                found = self.attribute(query)
+                if progress and not self.continuous:
+                    progress(int(rows[-1]) + 1, len(x))
+                return query.completed(found)
+
+            return _joined(list(chunked(ask, len(x), len(x) if self.continuous else size)))
+
+    @abstractmethod
+    def attribute(self, query: Query) -> Result:
+        """The maps of one batch."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The hyper-parameters by name."""
+        return dataclasses.asdict(self)
+
+
+def _detached(outputs: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, outputs)
+
+
+def _joined(results: list[Result]) -> Result:
+    """The results of consecutive batches as one."""
+    if len(results) == 1:
+        return results[0]
+
+    def cat(name: str) -> Tensor | None:
+        parts = [getattr(result, name) for result in results]
+        return None if parts[0] is None else torch.cat(parts)
+
+    targets = [result.target for result in results if result.target is not None]
+    return Result(
+        maps=torch.cat([result.maps for result in results]),
+        scores=cat("scores"),
+        target=stack(targets, [len(result.maps) for result in results]),
+        completeness_error=cat("completeness_error"),
+        condition=cat("condition"),
+        reasons=[reason for r in results for reason in (r.reasons or [""] * len(r.maps))],
+        layer=results[0].layer,
+        notes=results[0].notes,
+        cost=sum((result.cost for result in results), Cost()),
+    )

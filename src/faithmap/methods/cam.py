@@ -1,0 +1,107 @@
+"""Class activation maps: sums of a layer's activation maps with weights for the channels, or for each place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.registry import register
+from faithmap.targets import first_tensor
+
+
+@dataclass(frozen=True)
+class ActivationMap(Method):
+    """A method whose map is ``sum_k w_k up(A_k)`` with one weight per channel of the target layer.
+
+    Args:
+        layer: target layer; the model's by default.
+    """
+
+    layer: str | None = None
+
+    signed = True
+
+    @staticmethod
+    def weigh(query: Query, weights: Tensor) -> Tensor:
+        """The map ``(B, H, W)`` for weights ``(B, C)``; upsampling is linear, so that it comes after the sum."""
+        return query.upsample(torch.einsum("bc,bchw->bhw", weights, query.split.A)).to(query.x.dtype)
+
+    @staticmethod
+    def reasons(query: Query, weights: Tensor) -> list[str]:
+        """Why a map would be constant: dead activations, or weights without anything to weigh."""
+        dead = (query.split.A == 0).flatten(1).all(dim=1).tolist()
+        unmoved = (weights == 0).flatten(1).all(dim=1).tolist()
+        layer = f"layer {query.layer!r}"
+        return [
+            f"all activations of {layer} are 0" if d else f"the target does not depend on {layer}" if u else ""
+            for d, u in zip(dead, unmoved, strict=True)
+        ]
+
+
+@register("cam")
+@dataclass(frozen=True)
+class CAM(ActivationMap):
+    """The class's own weights of a head that is global average pooling and one linear layer: ``sum_k w_ck A_k``.
+
+    Args:
+        layer: target layer; the model's by default.
+
+    Raises:
+        ValueError: the head is another one, or the target is not affine in the network's outputs.
+
+    Source: Zhou et al. 2016, eq. 1 and 2.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> CAM()(fm.load(), torch.rand(1, 3, 224, 224)).shape
+        torch.Size([1, 224, 224])
+    """
+
+    def attribute(self, query: Query) -> Result:
+        """Weights from the linear layer."""
+        weights = class_weights(query)
+        if weights is None:
+            raise ValueError(
+                f"cam needs a head of global average pooling and one linear layer behind {query.layer!r}, and a target "
+                f"that is affine in its outputs (Logit, LogitMargin, DotProduct; here {type(query.target).__name__}): "
+                "use lift-cam or grad-cam, which take any"
+            )
+        return Result(self.weigh(query, weights), reasons=self.reasons(query, weights))
+
+
+@register("grad-cam")
+@dataclass(frozen=True)
+class GradCAM(ActivationMap):
+    """Channels weighed by their mean gradient: ``w_k = mean_ij dy/dA_kij``.
+
+    Args:
+        layer: target layer; the model's by default.
+
+    Source: Selvaraju et al. 2017, eq. 1 and 2 (without the ReLU, which belongs to display).
+
+    Examples:
+        >>> import faithmap as fm
+        >>> GradCAM()(fm.load(), torch.rand(1, 3, 224, 224)).shape
+        torch.Size([1, 224, 224])
+    """
+
+    def attribute(self, query: Query) -> Result:
+        """Weights from one backward pass through the tail."""
+        weights = query.tail_gradient().mean(dim=(2, 3))
+        return Result(self.weigh(query, weights), reasons=self.reasons(query, weights))
+
+
+def class_weights(query: Query) -> Tensor | None:
+    """What each channel's mean adds to the score, ``(B, C)``, where head and target are linear; else None."""
+    split = query.split  # first: the target may need the outputs, which then come from the tail
+    head = query.cut.linear_head(split) if query.target.affine else None
+    if head is None:
+        return None
+    outputs = first_tensor(query.outputs).detach().clone().requires_grad_()
+    with torch.enable_grad():  # the same wherever an affine target is asked
+        (direction,) = torch.autograd.grad(query.target(outputs).sum(), outputs)
+    weights: Tensor = direction @ head.weight
+    return weights

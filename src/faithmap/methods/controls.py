@@ -1,0 +1,65 @@
+"""Controls: maps that know nothing of the network. A method that does not beat them has shown nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.registry import register
+
+
+@register("random")
+@dataclass(frozen=True)
+class Random(Method):
+    """Independent uniform noise for each pixel, the same for the same picture and seed.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> maps = Random()(fm.load(), torch.zeros(2, 3, 224, 224), 0)
+        >>> bool((maps[0] == maps[1]).all())
+        True
+    """
+
+    at_layer = True
+    control = True
+
+    def attribute(self, query: Query) -> Result:
+        """Noise from each sample's own generator."""
+        H, W = query.x.shape[-2:]
+        maps = torch.stack([torch.rand(H, W, generator=g) for g in query.generators(self.name)])
+        return Result(maps.to(query.x))
+
+
+@register("centre-gaussian")
+@dataclass(frozen=True)
+class CentreGaussian(Method):
+    """A Gaussian in the middle of the picture: photographers put objects there, and crops centre faces.
+
+    Args:
+        sigma: its width as a share of the shorter side; 50 of 224 pixels by default.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> map = CentreGaussian()(fm.load(), torch.zeros(1, 3, 224, 224), 0)[0]
+        >>> bool(map.max() == map[112, 112])
+        True
+    """
+
+    sigma: float = 50 / 224
+
+    at_layer = True
+    control = True
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"centre-gaussian takes a sigma above 0, as a share of the shorter side: got {self.sigma}")
+
+    def attribute(self, query: Query) -> Result:
+        """The same map for every sample."""
+        H, W = query.x.shape[-2:]
+        width = self.sigma * min(H, W)
+        rows, cols = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in (H, W))
+        squares = rows[:, None] ** 2 + cols**2  # (H, W)
+        return Result(torch.exp(-0.5 * squares / width**2).to(query.x).repeat(len(query), 1, 1))
