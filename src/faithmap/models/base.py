@@ -23,6 +23,8 @@ Pictures: TypeAlias = "Picture | Tensor | Sequence[Picture]"
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 Precision: TypeAlias = Literal["float32", "bf16"]
 
+GREY = (0.2989, 0.587, 0.114)
+"""What red, green and blue weigh in grey."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -44,11 +46,11 @@ class Model:
     The caller's module is never changed: methods run a frozen twin that shares its weights.
 
     Args:
-        module: any nn.Module that takes ``(B, 3, H, W)``.
+        module: any nn.Module that takes ``(B, C, H, W)``, C = 3 for colour.
         target_layer: dotted path of the layer whose activations CAM methods weigh; without it, the first answer of
             `suggest_layers`.
         size: side of the square input, or (H, W), in pixels.
-        mean: per channel, of pixels in [0, 1], in the order of ``channel_order``.
+        mean: per channel, of pixels in [0, 1], in the order of ``channel_order``; one number for a grey network.
         std: per channel, likewise.
         channel_order: "rgb" or "bgr", of the network's input.
         resize: the shorter side's length before the centre crop, "squash" to fill the input with the whole photo, or
@@ -75,8 +77,8 @@ class Model:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ValueError(f"{type(self).__name__} wraps an nn.Module: got {type(module).__name__}")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std hold one number per channel, std above 0: got mean={mean}, std={std}")
+        if len(mean) != len(std) or not mean or min(std) <= 0:
+            raise ValueError(f"mean and std hold one number per channel each, std above 0: got mean={mean}, std={std}")
         if channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order is 'rgb' or 'bgr': got {channel_order!r}")
         self.module = module
@@ -96,6 +98,11 @@ class Model:
         return f"{type(self).__name__}({self.name!r}, {H} x {W} {self.channel_order})"
 
     # -- the network ----------------------------------------------------------------------------------------------
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return len(self.mean)
 
     @property
     def device(self) -> torch.device:
@@ -189,20 +196,26 @@ class Model:
         return Inputs(torch.cat(rows).to(self.device), tuple(map(_name, many)), tuple(geometries))
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """RGB pixels in [0, 1], ``(B, 3, H, W)``, in the network's input space."""
+        """RGB pixels in [0, 1], ``(B, 3, H, W)``, in the network's input space ``(B, C, H, W)``."""
+        if self.channels == 1:
+            pixels = (pixels * pixels.new_tensor(GREY).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        elif self.channels != 3:
+            raise ValueError(f"{self.name} takes {self.channels} channels, a picture has 3: give a prepared tensor")
         ordered = pixels.flip(1) if self.channel_order == "bgr" else pixels
         mean, std = self.scale(ordered)
         return (ordered - mean) / std
 
     def to_pixels(self, x: Tensor) -> Tensor:
-        """Network inputs ``(B, 3, H, W)`` as RGB pixels in [0, 1]."""
+        """Network inputs ``(B, C, H, W)`` as RGB pixels in [0, 1], ``(B, 3, H, W)``; grey where C is not 3."""
         mean, std = self.scale(x)
         pixels = x * std + mean
+        if self.channels != 3:
+            return pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         return pixels.flip(1) if self.channel_order == "bgr" else pixels
 
     def scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, ``(1, 3, 1, 1)`` each, like x."""
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        """Mean and standard deviation, ``(1, C, 1, 1)`` each, like x."""
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return mean, std
 
     def check_input(self, x: Tensor) -> Tensor:
@@ -212,6 +225,8 @@ class Model:
                 f"a tensor is taken as prepared input (B, 3, H, W) of floats: got {tuple(x.shape)} {x.dtype}. Give a "
                 "picture as a path, PIL image or uint8 array, or use model.prepare"
             )
+        if x.shape[1] != self.channels:
+            raise ValueError(f"{self.name} takes {self.channels} channels, as its mean and std say: got {x.shape[1]}")
         if x.device != self.device:
             raise ValueError(f"the input is on {x.device}, the model on {self.device}: move one of them")
         if not bool(x.isfinite().all()):
