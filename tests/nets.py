@@ -93,7 +93,7 @@ class ViTLike(nn.Module):
 
 
 class MobileLike(nn.Module):
-    """MobileNetV2 in small: an inverted residual with depthwise convolution and ReLU6, then pooling and a linear layer."""
+    """MobileNetV2 in small: an inverted residual, depthwise, with ReLU6; then pooling and one linear layer."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()

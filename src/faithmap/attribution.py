@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -19,8 +20,10 @@ from torch import Tensor
 from faithmap import draw
 from faithmap.images import Geometry, Picture, open_image, to_array
 
+T = TypeVar("T")
 Scale = Literal["min-max", "max"]
 FORMAT = "faithmap/1"
+_KINDS = {"attribution": "an attribution", "pair": "a pair of faces", "locations": "maps of locations"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ class Attribution:
         provenance: what belongs to all of them.
         pictures: what was explained, to draw on; kept in memory only, never saved.
         pixels: what the network saw, ``(B, H, W, 3)`` uint8; kept in memory only.
+
+    Raises:
+        ValueError: the maps are not (B, H, W) with a sample each.
+
+    Examples:
+        >>> att = fm.explain(fm.load(), torch.rand(2, 3, 224, 224), method="grad-cam", target=[285, 967])
+        >>> len(att), att[1].maps.shape, att.samples[1].label
+        (2, torch.Size([1, 224, 224]), 'espresso')
     """
 
     def __init__(
@@ -102,11 +113,15 @@ class Attribution:
     def __len__(self) -> int:
         return len(self.maps)
 
-    def __getitem__(self, index: int) -> Attribution:
-        i = range(len(self))[index]
-        pixels = None if self._pixels is None else self._pixels[i : i + 1]
+    def __getitem__(self, index: int | slice) -> Attribution:
+        chosen = range(len(self))[index]
+        rows = list(chosen) if isinstance(chosen, range) else [chosen]
         return Attribution(
-            self.maps[i : i + 1], [self.samples[i]], self._provenance, pictures=[self._pictures[i]], pixels=pixels
+            self.maps[rows],
+            [self.samples[i] for i in rows],
+            self._provenance,
+            pictures=[self._pictures[i] for i in rows],
+            pixels=None if self._pixels is None else self._pixels[rows],
         )
 
     def __iter__(self) -> Iterator[Attribution]:
@@ -165,7 +180,7 @@ class Attribution:
         if scale not in ("min-max", "max"):
             raise ValueError(f"scale is 'min-max' or 'max': got {scale!r}")
         maps = self.maps.float().nan_to_num(0, 0, 0).clamp_min(0)
-        low = maps.amin(dim=(1, 2), keepdim=True) if scale == "min-max" else torch.zeros(1)
+        low = maps.amin(dim=(1, 2), keepdim=True) if scale == "min-max" else 0
         span = maps.amax(dim=(1, 2), keepdim=True) - low
         return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
@@ -213,7 +228,10 @@ class Attribution:
     def _seen(self, i: int) -> Image.Image:
         if self._pixels is not None:
             return Image.fromarray(self._pixels[i].numpy())
-        raise ValueError("a loaded attribution holds no pixels: give the picture, overlay(picture)")
+        raise ValueError(
+            "a loaded attribution holds no pixels: give the picture that the network saw, overlay(picture), or for a "
+            "pair figure(probe=..., gallery=...)"
+        )
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -227,10 +245,9 @@ class Attribution:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is not an attribution.
+            ValueError: the file is not an attribution, or damaged.
         """
-        tensors, header = _read(path, "attribution")
-        return cls(tensors["maps"], *_described(header))
+        return _read(path, "attribution", lambda tensors, about: cls(tensors["maps"], *_described(about)))
 
 
 @dataclass(frozen=True)
@@ -245,7 +262,15 @@ class Face:
 
 @dataclass(frozen=True)
 class PairAttribution:
-    """Why two faces match, or do not."""
+    """Why two faces match, or do not.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> face = fm.FaceEmbedder(net, size=32, threshold=0.5)
+        >>> pair = fm.explain_pair(face, torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32), method="grad-cam")
+        >>> pair.gallery.dissimilar.maps.shape, pair.figure().mode
+        (torch.Size([1, 32, 32]), 'RGB')
+    """
 
     probe: Face
     gallery: Face
@@ -269,8 +294,16 @@ class PairAttribution:
         """How the maps were made, as plain data."""
         return {name: att.provenance for name, att in self._named().items()}
 
-    def figure(self, title: str | None = None) -> Image.Image:
-        """Probe and gallery with e+ and e-, the score, the threshold and the decision."""
+    def figure(
+        self, title: str | None = None, *, probe: Picture | None = None, gallery: Picture | None = None
+    ) -> Image.Image:
+        """Probe and gallery with e+ and e-, the score, the threshold and the decision.
+
+        Args:
+            title: above it; the method's name by default.
+            probe: the crop to draw on, of the maps' size; needed for maps that were loaded from a file.
+            gallery: likewise.
+        """
 
         def shown(pick: str) -> tuple[Tensor, Tensor] | None:
             sides = [getattr(face, pick) for face in (self.probe, self.gallery)]
@@ -279,8 +312,8 @@ class PairAttribution:
         similar = shown("similar")
         assert similar is not None  # e+ always exists
         return draw.pair_figure(
-            self.probe.similar.seen(),
-            self.gallery.similar.seen(),
+            self.probe.similar.seen() if probe is None else open_image(probe),
+            self.gallery.similar.seen() if gallery is None else open_image(gallery),
             similar,
             shown("dissimilar"),
             self.score,
@@ -302,10 +335,13 @@ class PairAttribution:
             FileNotFoundError: there is no such file.
             ValueError: the file is not a pair's attribution.
         """
-        tensors, header = _read(path, "pair")
-        atts = {name: Attribution(tensors[name], *_described(about)) for name, about in header["maps"].items()}
-        sides = [Face(atts[f"{side}.similar"], atts.get(f"{side}.dissimilar")) for side in ("probe", "gallery")]
-        return cls(sides[0], sides[1], header["score"], header["threshold"])
+
+        def build(tensors: dict[str, Tensor], about: dict[str, Any]) -> PairAttribution:
+            atts = {name: Attribution(tensors[name], *_described(one)) for name, one in about["maps"].items()}
+            sides = [Face(atts[f"{side}.similar"], atts.get(f"{side}.dissimilar")) for side in ("probe", "gallery")]
+            return cls(sides[0], sides[1], about["score"], about["threshold"])
+
+        return _read(path, "pair", build)
 
     def _named(self) -> dict[str, Attribution]:
         named: dict[str, Attribution | None] = {}
@@ -316,7 +352,14 @@ class PairAttribution:
 
 @dataclass(frozen=True)
 class LocationMaps:
-    """What each place of a feature map sees of the picture."""
+    """What each place of a feature map sees of the picture.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 8, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> grid = fm.explain_locations(fm.Classifier(net, size=32, target_layer="0"), torch.rand(1, 3, 32, 32))
+        >>> grid.layer, grid.shares.shape
+        ('0', torch.Size([4, 4]))
+    """
 
     maps: Tensor
     """``(h, w, H, W)``, raw."""
@@ -340,23 +383,24 @@ class LocationMaps:
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], kind: str, header: dict[str, Any]) -> Path:
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"attributions are saved as .safetensors files: got {path.name!r}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to save {path.name} in")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contents, partial, {"format": FORMAT, "kind": kind, "provenance": json.dumps(header)})
+        about = json.dumps(header, default=lambda number: number.item())  # NumPy's numbers
+        save_file(contents, partial, {"format": FORMAT, "kind": kind, "provenance": about})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
 
 
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = Path(path)
+def _read(path: str | os.PathLike[str], kind: str, build: Callable[[dict[str, Tensor], dict[str, Any]], T]) -> T:
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no attribution {path}")
     try:
@@ -365,10 +409,14 @@ def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], d
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is cut off: {error}") from error
-    if about.get("format") != FORMAT or about.get("kind") != kind:
-        held = f"a {about['kind']}" if about.get("format") == FORMAT else "other tensors"
-        raise ValueError(f"{path} holds {held}, not {'an attribution' if kind == 'attribution' else 'a pair of faces'}")
-    return tensors, json.loads(about["provenance"])
+    ours = about.get("format") == FORMAT
+    if not ours or about.get("kind") != kind:
+        held = _KINDS.get(about.get("kind", ""), "an unknown kind") if ours else "other tensors"
+        raise ValueError(f"{path} holds {held}, not {_KINDS[kind]}")
+    try:
+        return build(tensors, json.loads(about["provenance"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the header of {path} is damaged, or of another version of faithmap: {error!r}") from error
 
 
 def _described(about: dict[str, Any]) -> tuple[list[Sample], Provenance]:

@@ -34,11 +34,15 @@ def chunked(function: Callable[[Tensor], T], count: int, size: int) -> Iterator[
         function: called with an index tensor of at most ``size`` rows, on the CPU.
         count: rows in all.
         size: rows per call to begin with; stays halved once halved.
+
+    Examples:
+        >>> [rows.tolist() for rows in chunked(lambda rows: rows, count=5, size=2)]
+        [[0, 1], [2, 3], [4]]
     """
     begin = 0
     while begin < count:
         rows = torch.arange(begin, min(begin + size, count))
-        result = _attempt(function, rows, last_resort=len(rows) == 1)
+        result = _attempt(function, rows)
         if result is None:
             size = len(rows) // 2
             continue
@@ -58,25 +62,33 @@ def continuous(x: Tensor, step: Step, steps: int, size: int, progress: Progress 
 
     Returns:
         The iterates ``(n, ...)`` and how many steps each took ``(n,)``.
+
+    Examples:
+        >>> ends, taken = continuous(torch.tensor([3.0, 1.0]), lambda x, rows: (x - 1, x <= 1), steps=9, size=1)
+        >>> ends.tolist(), taken.tolist()
+        ([0.0, 0.0], [3, 1])
     """
     state, taken = x.clone(), torch.zeros(len(x), dtype=torch.long)
     queue, rows = torch.arange(len(x)), torch.arange(0)
+
+    def advance(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return step(state[rows.to(x.device)], rows)
+
     while len(rows) or len(queue):
         room = size - len(rows)
         rows, queue = torch.cat([rows, queue[:room]]), queue[room:]
-        here = rows.to(x.device)
-        result = _attempt(step, state[here], rows, last_resort=len(rows) == 1)
+        result = _attempt(advance, rows)
         if result is None:
             size = len(rows) // 2
             rows, queue = rows[:size], torch.cat([rows[size:], queue])
             continue
-        state[here], finished = result[0]
+        state[rows.to(x.device)], finished = result[0]
         taken[rows] += 1
         done = finished.cpu() | (taken[rows] >= steps)
         rows = rows[~done]
         if progress:
-            pending = len(rows) + len(queue)
-            progress(steps * (len(x) - pending) + int(taken[rows].sum()), steps * len(x))
+            pending = torch.cat([rows, queue])  # what memory sent back to the queue has taken steps too
+            progress(steps * (len(x) - len(pending)) + int(taken[pending].sum()), steps * len(x))
     return state, taken
 
 
@@ -98,21 +110,19 @@ def tune_allocator() -> bool:
     return bool(libc.mallopt(mmap_threshold, 2**30) and libc.mallopt(trim_threshold, 2**31 - 1))
 
 
-def _attempt(function: Callable[..., T], *args: Tensor, last_resort: bool) -> tuple[T] | None:
-    """The result in a tuple, or None where memory did not suffice; the last resort lets its error out."""
+def _attempt(function: Callable[[Tensor], T], rows: Tensor) -> tuple[T] | None:
+    """The result in a tuple, or None where memory did not suffice; a single row lets its error out."""
     try:
-        return (function(*args),)
+        return (function(rows),)
     except RuntimeError as error:
-        if last_resort or not _out_of_memory(error):
+        if len(rows) == 1 or not _out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, torch.cuda.OutOfMemoryError)
-        or "not enough memory" in str(error)
-        or "out of memory" in str(error)
-    )
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocator says so: CUDA's, MPS's, the CPU's on Windows, the CPU's elsewhere, cuBLAS's."""
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -11,22 +11,24 @@ replaced. ``Cut.kind`` says which it is, and ``Cut.reason`` why it is not a grap
 
 from __future__ import annotations
 
-import inspect
 import logging
 import operator
 import threading
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import GraphAppendingTracer
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from faithmap.models.frozen import NoFastPath, Twin, twin
+from faithmap.models.frozen import NoFastPath, freeze, twin
 from faithmap.models.tokens import Grid, grid_of
-from faithmap.rules import LinearHead, linear_head, tracing
+from faithmap.rules import LinearHead, linear_head
 from faithmap.targets import first_tensor
 from faithmap.words import did_you_mean
 
@@ -43,7 +45,7 @@ def cut(module: nn.Module, layer: str, x: Tensor) -> Cut:
         x: input ``(B, 3, H, W)``; its first sample is used to check the cut, once.
 
     Raises:
-        ValueError: the layer does not exist, never runs, or has no spatial output.
+        ValueError: the layer does not exist, never runs, or has no spatial output, or images do not stay apart.
 
     Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -63,7 +65,7 @@ def cut(module: nn.Module, layer: str, x: Tensor) -> Cut:
     with frozen.lock:
         if key not in frozen.derived:
             with torch.inference_mode(False):
-                frozen.derived[key] = _make(frozen, layer, x[:1].clone())
+                frozen.derived[key] = _make(frozen.module, layer, x[:1].clone())
         made: Cut = frozen.derived[key]
         return made
 
@@ -72,42 +74,45 @@ def cut(module: nn.Module, layer: str, x: Tensor) -> Cut:
 class Cut(ABC):
     """A network in two parts at one layer."""
 
+    module: nn.Module
+    """The frozen twin that runs."""
     layer: str
     grid: Grid
     """How the layer's output lies over the image."""
-    kind: ClassVar[str]
     reason: str = field(default="", kw_only=True)
     """Why the cut is not a graph; empty for a graph."""
-    _heads: dict[Any, LinearHead | None] = field(default_factory=dict, init=False)
+    kind: ClassVar[str]
+    _head: tuple[Any, LinearHead | None] = field(default=(None, None), init=False)
 
     @abstractmethod
-    def trunk(self, x: Tensor) -> tuple[Any, Any]:
-        """The layer's raw output for x, and what else the tail needs; gradients flow where they are enabled."""
+    def trunk(self, x: Tensor) -> tuple[Tensor, Any]:
+        """The layer's raw output tensor for x, and what else the tail needs; gradients flow where they are enabled."""
 
     @abstractmethod
-    def tail(self, output: Any, carried: Any, rows: Tensor, batch: int) -> Any:
+    def tail(self, output: Tensor, carried: Any, rows: Tensor, batch: int) -> Any:
         """The network's raw outputs from the layer's, whose rows belong to the samples ``rows`` of ``batch``."""
 
     def split(self, x: Tensor, precision: AbstractContextManager[None] | None = None) -> Split:
         """Run the trunk on x ``(B, 3, H, W)``, without gradients; a ``precision`` context concerns the trunk alone."""
-        with torch.no_grad(), precision or nullcontext():
-            trunk = self.trunk(x)
-        output, carried = tree_map(
-            lambda t: t.to(x.dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, trunk
-        )
-        return Split(self, output, carried, len(x))
+        # The activations have to be able to enter autograd later, even if the caller is in inference mode.
+        with torch.inference_mode(False), torch.no_grad(), precision or _full_precision(x):
+            output, carried = tree_map(partial(_widened, dtype=x.dtype), self.trunk(x))
+            return Split(self, output, carried, len(x))
 
     def activations(self, x: Tensor) -> Tensor:
         """The feature map ``(B, C, h, w)`` of the layer, with gradients to x."""
-        return self.grid.take(first_tensor(self.trunk(x)[0]))
+        return self.grid.take(self.trunk(x)[0])
 
     def linear_head(self, split: Split) -> LinearHead | None:
         """The weights of a head that is global average pooling and one linear layer; None for any other head."""
-        key = tuple(split.A.shape[1:])
-        if key not in self._heads:
+        # Weights may be computed (weight norm) from those that an optimizer's step changes in place.
+        key = (split.A.shape[1:], sum(p._version for p in self.module.parameters()))
+        known, head = self._head
+        if known != key:
             first = torch.zeros(1, dtype=torch.long)
-            self._heads[key] = linear_head(lambda A: first_tensor(split.tail(A, first)), split.A[:1])
-        return self._heads[key]
+            head = linear_head(lambda A: first_tensor(split.tail(A, first)), split.A[:1])
+            self._head = key, head
+        return head
 
 
 @dataclass(eq=False)
@@ -115,12 +120,13 @@ class Split:
     """The activations of some images at the target layer, and the tail that continues from them."""
 
     cut: Cut
-    output: Any
+    output: Tensor
+    """What the layer returned: the tensor that holds the map, in the layer's own layout."""
     carried: Any
     batch: int
 
     def __post_init__(self) -> None:
-        self.A = self.cut.grid.take(first_tensor(self.output)).detach()
+        self.A = self.cut.grid.take(self.output).detach()
         """The feature map ``(B, C, h, w)``."""
 
     def tail(self, A: Tensor, rows: Tensor | None = None) -> Any:
@@ -129,28 +135,30 @@ class Split:
         Args:
             A: feature maps ``(n, C, h, w)``.
             rows: which image each of them belongs to ``(n,)``; without it, n / B of them in turn for each image.
+
+        Raises:
+            ValueError: the maps have another shape than the layer's, or there is no telling whose they are.
         """
+        if A.shape[1:] != self.A.shape[1:]:
+            raise ValueError(f"feature maps at {self.cut.layer!r} are {tuple(self.A.shape)}: got {tuple(A.shape)}")
         rows = torch.arange(self.batch).repeat_interleave(len(A) // self.batch) if rows is None else rows.cpu()
-        raw = first_tensor(self.output)
-        here = rows.to(raw.device)
-        restored = self.cut.grid.put(A.to(raw.dtype), lambda: raw[here, : self.cut.grid.prefix])
-        # A copy, for the tail may work in place.
-        output = _with_first(_rows(self.output, here, self.batch), restored.clone())
-        return self.cut.tail(output, self.carried, rows, self.batch)
+        if len(rows) != len(A):
+            raise ValueError(f"{len(A)} feature maps of {self.batch} images: name the image of each in rows")
+        here = rows.to(self.output.device)
+        output = self.cut.grid.put(A.to(self.output.dtype), lambda: self.output[here, : self.cut.grid.prefix])
+        with _full_precision(A):
+            return self.cut.tail(output.clone(), self.carried, rows, self.batch)  # the tail may work in place
 
 
-def _rows(output: Any, rows: Tensor, batch: int) -> Any:
-    """The samples ``rows`` of a layer's raw output, whatever structure it has."""
-    return tree_map(lambda t: t[rows] if isinstance(t, Tensor) and t.ndim and len(t) == batch else t, output)
+def _full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """What a network's own weights ask for, whatever the caller's autocast says."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
-def _with_first(output: Any, tensor: Tensor) -> Any:
-    """A layer's raw output with another first tensor."""
-    if isinstance(output, Tensor):
-        return tensor
-    first = first_tensor(output)
-    leaves, spec = tree_flatten(output)
-    return tree_unflatten([tensor if leaf is first else leaf for leaf in leaves], spec)
+def _widened(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor of at least that precision; anything else as it is."""
+    narrow = isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < dtype.itemsize
+    return value.to(dtype) if narrow else value
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,51 +173,77 @@ class _UntraceableError(Exception):
 class GraphCut(Cut):
     """A cut whose two halves are torch.fx graphs."""
 
-    first_half: fx.GraphModule
-    second_half: fx.GraphModule
-    carry: list[Any]
+    first_half: Callable[..., list[Any]]
+    """``(module, x) -> values``: the layer's output, and whatever else the second half asks for."""
+    second_half: Callable[..., Any]
+    """``(module, values) -> outputs``."""
+    carry: list[_Carried] = field(default_factory=list)
     kind = "graph"
 
-    def trunk(self, x: Tensor) -> tuple[Any, Any]:
-        output, carried = self.first_half(x)
-        return output, carried
+    def trunk(self, x: Tensor) -> tuple[Tensor, Any]:
+        values = self.first_half(self.module, x.clone())  # the network may work in place
+        return first_tensor(values[0]), values
 
-    def tail(self, output: Any, carried: Any, rows: Tensor, batch: int) -> Any:
-        values = [_follow(how, value, rows, batch, output) for how, value in zip(self.carry, carried, strict=True)]
-        return self.second_half(output, values)
-
-
-class _Tracer(fx.Tracer):
-    """Traces only the modules around the target layer: all others stay single calls."""
-
-    def __init__(self, around: set[nn.Module]) -> None:
-        super().__init__()
-        self.around = around
-        self.thread = threading.get_ident()
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m not in self.around
-
-    # While fx traces, every module call of the process passes through here: those of other threads are not ours.
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if threading.get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if threading.get_ident() != self.thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+    def tail(self, output: Tensor, carried: Any, rows: Tensor, batch: int) -> Any:
+        leaves, structure = tree_flatten(carried)
+        leaves = [_follow(how, leaf, rows, batch, output) for how, leaf in zip(self.carry, leaves, strict=True)]
+        return self.second_half(self.module, tree_unflatten(leaves, structure))
 
 
-def _halves(root: nn.Module, layer: str, seen: _Seen) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The network as two graphs: trunk ``x -> (output, carried)``, tail ``(output, carried) -> outputs``."""
+class _Tracer(GraphAppendingTracer):
+    """Records a forward pass; the tensors that it makes from nothing become attributes of the module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(fx.Graph())
+        self.module = module
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        if isinstance(a, nn.Parameter):
+            raise _UntraceableError("the network uses weights that named_parameters does not list")
+        name = f"_constant_{id(a)}"
+        setattr(self.module, name, a)
+        return self.create_node("get_attr", name, (), {})
+
+
+def _trace(module: nn.Module, layer: str) -> tuple[fx.Graph, str]:
+    """The forward pass as a graph, all but the modules around the layer being single calls; and the layer's name in it.
+
+    It is not torch.fx's own tracer that does this: that one patches nn.Module for the whole process, and other threads
+    cannot run compiled networks meanwhile. Here a second twin runs whose modules merely note that they are called.
+    """
+    noted = freeze(module)
+    tracer = _Tracer(module)
     path = layer.split(".")
-    around = {root.get_submodule(".".join(path[:depth])) for depth in range(len(path))}
-    optional = list(inspect.signature(root.forward).parameters.values())[1:]
-    with tracing():
-        graph = _Tracer(around).trace(root, {p.name: p.default for p in optional if p.default is not p.empty})
-    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
+    around = [noted.get_submodule(".".join(path[:depth])) for depth in range(len(path))]
+    for name, part in noted.named_modules():
+        for key, value in {**part.__dict__, **part._parameters, **part._buffers}.items():
+            if isinstance(value, Tensor):
+                part.__dict__[key] = tracer.create_proxy("get_attr", f"{name}.{key}".lstrip("."), (), {})
+        # The calls that are noted will run their hooks. Those around the layer, most of which only look on, must not
+        # see a recording: that one of them changes something is found when the graph is compared with the network.
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+        if part not in around:
+            part.__dict__["forward"] = partial(_note, tracer, name)
+    outputs = noted(tracer.create_proxy("placeholder", "x", (), {}))
+    tracer.create_node("output", "output", (tracer.create_arg(outputs),), {})
+    for node in reversed(tracer.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            tracer.graph.erase_node(node)
+    target = noted.get_submodule(layer)
+    return tracer.graph, next(name for name, part in noted.named_modules() if part is target)
+
+
+def _note(tracer: _Tracer, name: str, *args: Any, **kwargs: Any) -> fx.Proxy:
+    return tracer.create_proxy("call_module", name, args, kwargs)
+
+
+def _halves(module: nn.Module, layer: str, seen: _Seen) -> tuple[Callable[..., list[Any]], Callable[..., Any]]:
+    """The network as two functions: ``(module, x) -> values``, ``(module, values) -> outputs``."""
+    graph, name = _trace(module, layer)
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
     if len(calls) != seen.calls:
         raise _UntraceableError(f"the layer runs {seen.calls} times, its graph calls it {len(calls)} times")
     target = calls[seen.call - 1]
@@ -218,25 +252,32 @@ def _halves(root: nn.Module, layer: str, seen: _Seen) -> tuple[fx.GraphModule, f
         if any(source in behind for source in node.all_input_nodes):
             behind.add(node)
     continues = [node for node in graph.nodes if node in behind and node is not target]
+    if not continues or continues[-1].op != "output":
+        raise _UntraceableError("in its graph, the outputs do not depend on the layer")
     outside = dict.fromkeys(s for node in continues for s in node.all_input_nodes if s not in behind)
     constants = [node for node in outside if node.op == "get_attr"]  # read again where used, not carried
-    crossing = [node for node in outside if node.op != "get_attr"]
+    crossing = [target, *(node for node in outside if node.op != "get_attr")]
 
     trunk = fx.Graph()
     at: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node not in behind or node is target:
             at[node] = trunk.node_copy(node, at.__getitem__)
-    trunk.output((at[target], [at[node] for node in crossing]))
+    trunk.output([at[node] for node in crossing])
 
     tail = fx.Graph()
-    at = {target: tail.placeholder("activation")}
-    carried = tail.placeholder("carried")
-    for index, node in enumerate(crossing):
-        at[node] = tail.call_function(operator.getitem, (carried, index))
+    values = tail.placeholder("values")
+    at = {node: tail.call_function(operator.getitem, (values, index)) for index, node in enumerate(crossing)}
     for node in constants + continues:
         at[node] = tail.node_copy(node, at.__getitem__)
-    return fx.GraphModule(root, trunk), fx.GraphModule(root, tail)
+    return _function(module, trunk), _function(module, tail)
+
+
+def _function(module: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
+    """A graph as a function of the module and its inputs."""
+    # A GraphModule's forward without the GraphModule, which copies attributes and prints what goes wrong in it.
+    function: Callable[..., Any] = type(fx.GraphModule(module, graph)).forward
+    return function
 
 
 @dataclass(frozen=True)
@@ -248,40 +289,39 @@ class _Carried:
     per_sample: int = 0
     """How much of that dimension, or of a number, belongs to one sample."""
     same: bool = False
-    """Whether it lies in the very memory of the layer's output (an in-place layer)."""
+    """Whether it is the layer's output, or lies in the very memory of it (an in-place layer)."""
 
 
-def _learn(one: Any, two: Any, output: Tensor) -> Any:
-    """How carried values follow the batch, learnt from a batch of one and a batch of two."""
-    if isinstance(one, (list, tuple)):
-        return [_learn(a, b, output) for a, b in zip(one, two, strict=True)]
+def _learn(one: Any, two: Any, output: Tensor) -> _Carried:
+    """How a value follows the batch, learnt from a batch of one, for which the layer returns ``output``, and of two."""
     if isinstance(one, Tensor):
         if one.untyped_storage().data_ptr() == output.untyped_storage().data_ptr():
-            if one.shape != output.shape or one.stride() != output.stride():
+            if (one.data_ptr(), one.shape, one.stride()) != (output.data_ptr(), output.shape, output.stride()):
                 raise _UntraceableError("a value that crosses the cut is a view of the layer's output")
             return _Carried(same=True)
-        grown = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
-        if len(grown) > 1:
-            raise _UntraceableError("a value that crosses the cut grows with the batch in two dimensions")
-        return _Carried(grown[0], one.shape[grown[0]]) if grown else _Carried()
+        if one.ndim != two.ndim:
+            raise _UntraceableError("a value that crosses the cut has other dimensions for a single image")
+        grown = [axis for axis in range(one.ndim) if one.shape[axis] != two.shape[axis]]
+        if not grown:
+            return _Carried()
+        if len(grown) > 1 or two.shape[grown[0]] != 2 * one.shape[grown[0]]:
+            raise _UntraceableError("a value that crosses the cut does not grow by one dimension with the batch")
+        return _Carried(grown[0], one.shape[grown[0]])
     if isinstance(one, int) and not isinstance(one, bool):
         return _Carried(per_sample=two - one)  # a batch size read in the trunk
-    if one is not two and one != two:
-        raise _UntraceableError(f"a {type(one).__name__} that crosses the cut changes with the batch")
+    if type(one) not in (bool, float, str, type(None), torch.dtype, torch.device) or one != two:
+        raise _UntraceableError(f"a {type(one).__name__} crosses the cut, which may depend on the batch")
     return _Carried()
 
 
-def _follow(how: Any, value: Any, rows: Tensor, batch: int, output: Any) -> Any:
+def _follow(how: _Carried, value: Any, rows: Tensor, batch: int, output: Tensor) -> Any:
     """A carried value of ``batch`` samples for a batch that consists of the samples ``rows``."""
-    if isinstance(value, (list, tuple)):
-        return [_follow(h, v, rows, batch, output) for h, v in zip(how, value, strict=True)]
     if how.same:
-        return first_tensor(output)
+        return output
     if isinstance(value, Tensor):
         if how.axis is None:
             return value.clone()  # the tail may work in place
-        before, after = value.shape[: how.axis], value.shape[how.axis + 1 :]
-        parts = value.reshape(*before, batch, how.per_sample, *after)
+        parts = torch.unflatten(value, how.axis, (batch, how.per_sample))
         return parts.index_select(how.axis, rows.to(value.device)).flatten(how.axis, how.axis + 1)
     return value + (len(rows) - batch) * how.per_sample if how.per_sample else value
 
@@ -294,17 +334,15 @@ def _follow(how: Any, value: Any, rows: Tensor, batch: int, output: Any) -> Any:
 class ReplayCut(Cut):
     """A cut that runs the whole network again with the layer's output written over."""
 
-    module: nn.Module
     kind = "replay"
 
-    def trunk(self, x: Tensor) -> tuple[Any, Any]:
+    def trunk(self, x: Tensor) -> tuple[Tensor, Any]:
         seen = _watch(self.module, self.layer, x)
         return seen.output, (x, seen.call)
 
-    def tail(self, output: Any, carried: Any, rows: Tensor, batch: int) -> Any:
+    def tail(self, output: Tensor, carried: Any, rows: Tensor, batch: int) -> Any:
         x, call = carried
-        seen = _watch(self.module, self.layer, x[rows.to(x.device)], replace=(call, first_tensor(output)))
-        return seen.outputs
+        return _watch(self.module, self.layer, x[rows.to(x.device)], replace=(call, output)).outputs
 
 
 @dataclass
@@ -313,7 +351,7 @@ class _Seen:
 
     outputs: Any = None
     """The network's outputs."""
-    output: Any = None
+    output: Tensor = field(default_factory=lambda: torch.empty(0))
     """The layer's last output that is a map of places, else its last output."""
     call: int = 0
     """Which call that was, from 1."""
@@ -336,15 +374,14 @@ def _watch(module: nn.Module, layer: str, x: Tensor, replace: tuple[int, Tensor]
         if replace is None:
             grid = grid_of(tuple(first_tensor(output).shape), (x.shape[-2], x.shape[-1]))
             if grid is not None or seen.grid is None:
-                seen.output = tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, output)
-                seen.call, seen.grid = seen.calls, grid
+                seen.output, seen.call, seen.grid = first_tensor(output).clone(), seen.calls, grid
         elif seen.calls == replace[0]:
             first_tensor(output).copy_(replace[1])
 
     handle = module.get_submodule(layer).register_forward_hook(hook)
     try:
         with NoFastPath():
-            seen.outputs = module(x)
+            seen.outputs = module(x.clone())  # it may work in place
     finally:
         handle.remove()
     if not seen.calls:
@@ -356,39 +393,57 @@ def _watch(module: nn.Module, layer: str, x: Tensor, replace: tuple[int, Tensor]
 # Making and checking
 
 
-def _make(frozen: Twin, layer: str, x: Tensor) -> Cut:
-    """The best cut that computes what the network computes."""
-    with torch.no_grad():
-        seen = _watch(frozen.module, layer, x)
-        shape = tuple(first_tensor(seen.output).shape)
-        if seen.grid is None or shape[0] != 1:
+def _make(module: nn.Module, layer: str, x: Tensor) -> Cut:
+    """The best cut that computes what the network computes, found out on one image and another one."""
+    wave = torch.arange(x.numel(), device=x.device).cos().to(x.dtype).view_as(x)
+    two = torch.cat([x, x.flip(-1) + wave])
+    with torch.no_grad(), _full_precision(x), NoFastPath():
+        seen = _watch(module, layer, two)
+        if seen.grid is None or len(seen.output) != 2:
             raise ValueError(
-                f"layer {layer!r} returns {shape} for one image of {x.shape[-2]} x {x.shape[-1]} pixels, "
-                "which is not a map of places: choose a layer with a spatial output (suggest_layers lists them)"
+                f"layer {layer!r} returns {tuple(seen.output.shape)} for two images of {x.shape[-2]} x {x.shape[-1]} "
+                "pixels, which is not a map of places for each: choose a layer with a spatial output "
+                "(suggest_layers lists them)"
             )
-        replay = ReplayCut(layer, seen.grid, frozen.module)
+        if isinstance(seen.outputs, Tensor) and seen.outputs.shape[:1] != (2,):
+            raise ValueError(
+                f"{type(module).__name__} returns {tuple(seen.outputs.shape)} for two images: its outputs have to keep "
+                "the batch as their first dimension"
+            )
+        replay = ReplayCut(module, layer, seen.grid)
         try:
-            first, second = _halves(frozen.module, layer, seen)
-            return _checked(GraphCut(layer, seen.grid, first, second, carry=[]), replay, x)
+            graph = GraphCut(module, layer, seen.grid, *_halves(module, layer, seen))
+            _check(graph, Split(replay, seen.output, (two, seen.call), 2), x, two)
         except Exception as error:  # whatever a network's own code raises under tracing: the reason is kept and shown
             replay.reason = str(error) if isinstance(error, _UntraceableError) else f"{type(error).__name__}: {error}"
-            logger.info("%s is replayed at %s: %s", type(frozen.module).__name__, layer, replay.reason)
-    return replay
-
-
-def _checked(graph: GraphCut, replay: ReplayCut, x: Tensor) -> GraphCut:
-    """The graph, once it agrees with the replayed network: on the network's own activations and on others."""
-    output, carried = graph.trunk(x)
-    if carried:
-        _, carried_twice = graph.trunk(torch.cat([x, x]))
-        graph.carry = _learn(carried, carried_twice, first_tensor(output))
-    ours, theirs = graph.split(x), replay.split(x)
-    if not torch.allclose(ours.A, theirs.A, rtol=1e-3, atol=1e-4 * float(theirs.A.abs().max()), equal_nan=True):
-        raise _UntraceableError("the trunk's graph differs from the network")
-    A, rows = torch.cat([theirs.A, theirs.A * 0.5]), torch.zeros(2, dtype=torch.long)
-    for given, expected in zip(tree_flatten(ours.tail(A, rows))[0], tree_flatten(theirs.tail(A, rows))[0], strict=True):
-        if isinstance(expected, Tensor) and expected.is_floating_point():
-            scale = float(expected.abs().max())
-            if not torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
-                raise _UntraceableError("the tail's graph differs from the network")
+            logger.info("%s is replayed at %s: %s", type(module).__name__, layer, replay.reason)
+            return replay
     return graph
+
+
+def _check(graph: GraphCut, truth: Split, x: Tensor, two: Tensor) -> None:
+    """Learn what crosses the cut, and see that the graph agrees with the replayed network."""
+    output, one = graph.trunk(x)
+    leaves = zip(tree_flatten(one)[0], tree_flatten(graph.trunk(two)[1])[0], strict=True)
+    graph.carry = [_learn(a, b, output) for a, b in leaves]
+    ours = graph.split(two)
+    if not _close(ours.A, truth.A):
+        raise _UntraceableError("the trunk's graph, which lacks hooks around the layer, differs from the network")
+    # Other activations than the network's own too, and not in the order of the images.
+    A, rows = torch.cat([truth.A.flip(0), truth.A[:1] * 0.5]), torch.tensor([1, 0, 0])
+    given, expected = tree_flatten(ours.tail(A, rows)), tree_flatten(truth.tail(A, rows))
+    if given[1] != expected[1] or not all(map(_close, given[0], expected[0])):
+        raise _UntraceableError("the tail's graph, which lacks hooks around the layer, differs from the network")
+
+
+def _close(given: Any, expected: Any) -> bool:
+    if not isinstance(expected, Tensor):
+        if type(expected) in (bool, int, float, str, type(None)):
+            return bool(given == expected)
+        raise _UntraceableError(f"the network returns a {type(expected).__name__}, which no graph can be compared with")
+    if given.shape != expected.shape or given.dtype != expected.dtype:
+        return False
+    if not expected.numel() or not expected.is_floating_point():
+        return torch.equal(given, expected)
+    scale = float(expected.abs().max())
+    return torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)

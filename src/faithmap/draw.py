@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -335,7 +336,7 @@ def locality_chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.
     axes.spines["bottom"].set_color(_unit(RULE))
     axes.set_ylabel("share of the map inside the place's cell", fontsize=10.5, labelpad=8, **style)
     if title:
-        axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=12, **style)
+        axes.set_title(textwrap.fill(title, 76), loc="left", fontsize=13, fontweight="bold", pad=12, **style)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

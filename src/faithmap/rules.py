@@ -6,9 +6,21 @@ as a graph of elementary, functional tensor operations, so that modules, functio
 non-linearities are all the same thing here. Each operation then computes its value as usual but passes gradients by
 its rule; operations without a rule pass plain gradients, and those of them that are not linear are named.
 
-A rule is a function ``rule(run, op, *args, **kwargs) -> Pair`` found in a table by its operation; it gets a `Pair`
-wherever an argument depends on the activations, and ``run(op, *args)`` applies further operations by their own rules.
-Other backward passes (LRP, guided backpropagation) are other tables.
+A rule is a function ``rule(run, op, *args, **kwargs) -> Pair``, found in a table by its operation. It gets a `Pair`
+wherever an argument depends on the activations; ``run(op, *args)`` applies further operations by their own rules, and
+``with_gradient(value, of)`` gives a value the gradient of something else. Other backward passes are other tables, and
+may ignore the reference. LRP-epsilon, for instance, is ReLU's own gradient and a rule for the linear layers; relevance
+is then m * A::
+
+    def own(run, op, x):
+        return Pair(op(x.value), op(x.reference))
+
+    def epsilon(run, op, *args):
+        z = plain(run, op, *args)
+        share = (z.value / (z.value + 1e-6 * z.value.sign())).detach()
+        return Pair(with_gradient(z.value, of=z.value * share), z.reference)
+
+    linearise(function, A, torch.zeros_like(A), {aten.relu: own, aten.addmm: epsilon, aten.convolution: epsilon})
 """
 
 from __future__ import annotations
@@ -19,7 +31,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +70,7 @@ class Linearised:
     multipliers: Tensor
     """m, of A's shape."""
     without_rule: tuple[str, ...]
-    """What is not linear and passed a plain gradient: completeness does not hold through it."""
+    """What is not linear and passed a plain gradient: completeness need not hold through it."""
 
 
 def linearise(
@@ -81,26 +93,32 @@ def linearise(
         (2.0, 2.0)
     """
     try:
-        interpreter = _Interpreter(record(function, A), DEEPLIFT if rules is None else rules)
+        graph = record(function, A)
+    except torch.cuda.OutOfMemoryError:
+        raise  # a smaller batch may fit
     except Exception as error:  # whatever the caller's code raises when it is recorded: it is named in the result
         return _plain_gradient(function, A, reference, f"everything ({type(error).__name__} when it was recorded)")
+    run = Interpreter(graph, DEEPLIFT if rules is None else rules)
     with torch.inference_mode(False), torch.enable_grad():
         leaf = A.detach().clone().requires_grad_()
-        y = interpreter.run(Pair(leaf, reference.detach()))
-        multipliers = torch.zeros_like(leaf)
-        if y.value.requires_grad:
-            (multipliers,) = torch.autograd.grad(y.value.sum(), leaf)
-    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(interpreter.without_rule))
+        y = run.follow(Pair(leaf, reference.detach().clone()))
+        multipliers = _gradient(y.value, leaf)
+    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(run.without_rule))
 
 
 def _plain_gradient(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor, why: str) -> Linearised:
     """The gradient at A, for functions that cannot be recorded: those whose flow depends on the values."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = A.detach().clone().requires_grad_()
-        value = function(leaf)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        value = function(leaf.clone())  # it may work in place
         with torch.no_grad():
-            return Linearised(value.detach(), function(reference), gradient, (why,))
+            at_reference = function(reference.detach().clone())
+        return Linearised(value.detach(), at_reference, _gradient(value, leaf), (why,))
+
+
+def _gradient(y: Tensor, leaf: Tensor) -> Tensor:
+    found = torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] if y.requires_grad else None
+    return torch.zeros_like(leaf) if found is None else found
 
 
 _tracing_lock = threading.RLock()
@@ -116,7 +134,35 @@ def tracing() -> Iterator[None]:
 def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
     """The function at A as a graph of functional operations, without in-place writes and views' side effects."""
     with tracing(), torch.inference_mode(False), torch.no_grad(), NoFastPath():
-        graph: fx.GraphModule = make_fx(functionalize(function))(A.detach().clone())
+        # Of a clone: the graph of a function that works in place would write to its input.
+        graph: fx.GraphModule = make_fx(lambda a: function(a.clone()))(A.detach().clone())
+        if any(_writes(node.target) for node in graph.graph.nodes):
+            # Only now, for functionalize does not look inside composite operations (selu_, cosine_similarity).
+            graph = make_fx(functionalize(_with_copied_constants(graph)))(A.detach().clone())
+    return graph
+
+
+def _writes(op: Any) -> bool:
+    return isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable
+
+
+def _with_copied_constants(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph with copies of those constants that it writes to, for functionalize wants to wrap what is written."""
+    live: set[fx.Node] = set()
+    written = []
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or any(source in live for source in node.all_input_nodes):
+            live.add(node)
+        if _writes(node.target) and node.args[0] not in live:
+            written.append(node.args[0])
+    for node in written:  # grows: what a written constant was made from
+        written += [source for source in node.all_input_nodes if source not in written]
+    for constant in written:
+        if constant.op == "get_attr":
+            with graph.graph.inserting_after(constant):
+                copy = graph.graph.call_function(aten.lift_fresh_copy.default, (constant,))
+            constant.replace_all_uses_with(copy, lambda user, copy=copy: user is not copy)
+    graph.recompile()
     return graph
 
 
@@ -132,17 +178,20 @@ class LinearHead:
 def linear_head(function: Callable[[Tensor], Tensor], A: Tensor) -> LinearHead | None:
     """The head's weights if the outputs ``(B, K)`` are linear in the spatial mean of A ``(B, C, h, w)``, else None."""
     graph = record(function, A)
-    values: dict[fx.Node, Any] = {}
+    constants: dict[fx.Node, Any] = {}
     layers = []
     for node in graph.graph.nodes:
         if node.op == "get_attr":
-            values[node] = getattr(graph, str(node.target))
-        elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
-            values[node] = node.target(
-                *fx.node.map_arg(node.args, values.get), **fx.node.map_arg(node.kwargs, values.get)
-            )
-        elif node.op == "call_function" and node.target in _LINEAR_LAYERS:
-            layers.append((node.target, [values.get(a) if isinstance(a, fx.Node) else a for a in node.args]))
+            constants[node] = getattr(graph, str(node.target))
+        elif node.op == "call_function" and all(source in constants for source in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
+            constants[node] = node.target(*args, **kwargs)
+        elif node.op == "call_function":
+            live = sum(source not in constants for source in node.all_input_nodes)
+            if node.target in _LINEAR_LAYERS:
+                layers.append((node.target, [constants.get(a) if isinstance(a, fx.Node) else a for a in node.args]))
+            elif not _always_linear(node.target, live):
+                return None
     if len(layers) != 1:
         return None
     op, args = layers[0]
@@ -154,7 +203,7 @@ def linear_head(function: Callable[[Tensor], Tensor], A: Tensor) -> LinearHead |
     with torch.no_grad():
         probe = torch.cos(torch.arange(A.numel(), device=A.device, dtype=torch.float64)).to(A.dtype).view_as(A) + A
         for activations in (A, probe):
-            given = function(activations)
+            given = function(activations.clone())
             expected = F.linear(activations.mean(dim=(2, 3)), head.weight, head.bias)
             if given.shape != expected.shape or not torch.allclose(
                 given, expected, 1e-3, 1e-4 * float(given.abs().max())
@@ -170,22 +219,26 @@ _LINEAR_LAYERS: dict[Any, Callable[[list[Any]], tuple[Any, Any]]] = {
 }
 
 
-class _Interpreter:
+class Interpreter:
     """Runs a recorded graph on a pair, operation by operation, by a table of rules."""
 
     def __init__(self, graph: fx.GraphModule, rules: Rules) -> None:
         self.graph = graph
         self.rules = rules
         self.without_rule: dict[str, None] = {}
+        """The names of what is not linear and passed a plain gradient, in order."""
 
-    def run(self, pair: Pair) -> Pair:
+    def follow(self, pair: Pair) -> Pair:
+        """The graph's output for its input."""
+        nodes = self.graph.graph.nodes
         values: dict[fx.Node, Any] = {}
-        last_use = {source: node for node in self.graph.graph.nodes for source in node.all_input_nodes}
-        for node in self.graph.graph.nodes:
+        last_use = {source: node for node in nodes for source in node.all_input_nodes}
+        for node in nodes:
             if node.op == "placeholder":
                 values[node] = pair
             elif node.op == "get_attr":
-                values[node] = getattr(self.graph, str(node.target))
+                constant = getattr(self.graph, str(node.target))
+                values[node] = constant.detach() if isinstance(constant, Tensor) else constant
             else:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
                 if node.op == "output":
@@ -199,30 +252,50 @@ class _Interpreter:
 
     def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Apply one operation by its rule."""
-        if not any(isinstance(leaf, Pair) for leaf in tree_flatten((args, kwargs))[0]):
+        if not _live(args, kwargs):
             with torch.no_grad():
                 return op(*args, **kwargs)
         if op is operator.getitem:
             return args[0][args[1]]
         if op in (aten.view.default, aten._unsafe_view.default):
             op = aten.reshape.default  # strides may differ from those that were recorded
-        rule = self.rules.get(getattr(op, "overloadpacket", op), plain)
+        rule: Rule = self.rules.get(getattr(op, "overloadpacket", op), plain)
         return rule(self, op, *args, **kwargs)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Rules of DeepLIFT
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, of: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
 
 
-def plain(run: _Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
+def with_gradient(value: Tensor, of: Tensor) -> Tensor:
+    """The given value, with the gradient of another tensor of its shape; how rules say what they pass on.
+
+    Examples:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> y = with_gradient(x * x, of=10 * x)
+        >>> y.item(), torch.autograd.grad(y, x)[0].item()
+        (9.0, 10.0)
+    """
+    return cast(Tensor, _WithGradient.apply(value.detach(), of))  # type: ignore[no-untyped-call]
+
+
+def plain(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
     """The operation's own gradient: exact for linear operations; others are named as without a rule."""
-    live = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Pair)]
+    live = _live(args, kwargs)
     value = op(*_values(args), **_values(kwargs))
     with torch.no_grad():
         reference = op(*_references(args), **_references(kwargs))
     packet = getattr(op, "overloadpacket", op)
-    known = packet in _ADDITIVE or (packet in _LINEAR and len(live) == 1)
-    if not known and not _acts_linearly(op, args, kwargs, value, reference):
+    moves = any(pair.value.requires_grad for pair in live)  # where not, the gradient was lost earlier, and named there
+    tensors = [*(pair.value for pair in live), *tree_flatten(value)[0]]
+    known = _always_linear(op, len(live)) and all(t.is_floating_point() for t in tensors)
+    if moves and not known and not _acts_linearly(op, args, kwargs, value, reference):
         run.without_rule[str(packet)] = None
     if isinstance(value, (tuple, list)):
         return type(value)(Pair(v, r) for v, r in zip(value, reference, strict=True))
@@ -230,230 +303,330 @@ def plain(run: _Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
     return Pair(value, reference, normaliser)
 
 
-def _kinked(run: _Interpreter, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Elementwise and piecewise linear: the slope of the secant; the derivative only where both ends coincide."""
-    return _secant(run, op, x, args, kwargs, tolerance=0.0)
+def _always_linear(op: Any, live: int) -> bool:
+    """Whether the operation is linear in so many arguments that depend on the activations, whatever their values."""
+    packet = getattr(op, "overloadpacket", op)
+    return op is operator.getitem or packet in _ADDITIVE or (packet in _LINEAR and live == 1)
 
 
-def _smooth(run: _Interpreter, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Elementwise: the slope of the secant; the derivative at the midpoint where the ends are too close to divide."""
-    return _secant(run, op, x, args, kwargs, tolerance=torch.finfo(_values(x).dtype).eps ** 0.5)
+def _acts_linearly(op: Any, args: Any, kwargs: Any, value: Any, reference: Any) -> bool:
+    """Whether the gradient explains the change from reference to value: all on the way between lies on a line.
+
+    Asked of values alone, for many linear operations have no forward derivative.
+    """
+    if _writes(op):
+        return False  # it cannot be asked again
+    outs, outs0 = (tree_flatten(tree)[0] for tree in (value, reference))
+    # What has no gradient (indices, conditions) must not change.
+    if any(
+        isinstance(o, Tensor) and not o.requires_grad and not o.equal(o0) for o, o0 in zip(outs, outs0, strict=True)
+    ):
+        return False
+    leaves, spec = tree_flatten((args, kwargs))
+    for t in (0.0, 0.3, 0.77):  # at 0 for the conditions, which stay those of the value
+        way = [_between(p.value.detach(), p.reference, t) if isinstance(p, Pair) else p for p in leaves]
+        positional, named = tree_unflatten(way, spec)
+        with torch.no_grad():
+            between = tree_flatten(op(*positional, **named))[0]
+        for given, out, out0 in zip(between, outs, outs0, strict=True):
+            if isinstance(out, Tensor) and out.requires_grad and out.numel():
+                eps, out = torch.finfo(out.dtype).eps, out.detach()
+                slack = eps**0.5 * _finite(out - out0).abs().max() + 8 * eps * _finite(out).abs().max()
+                if not given.allclose(_between(out, out0, t), rtol=0, atol=float(slack), equal_nan=True):
+                    return False
+    return True
 
 
-def _secant(run: _Interpreter, op: Any, x: Any, args: Any, kwargs: Any, tolerance: float) -> Any:
-    if not isinstance(x, Pair) or any(isinstance(leaf, Pair) for leaf in tree_flatten((args, kwargs))[0]):
-        return plain(run, op, x, *args, **kwargs)
-    a, a0 = x.value.detach(), x.reference
-    middle = ((a + a0) / 2).requires_grad_()
-    (slope,) = torch.autograd.grad(op(middle, *args, **kwargs).sum(), middle)
+def _between(value: Tensor, reference: Tensor, t: float) -> Tensor:
+    if not (value.is_floating_point() or value.is_complex()):
+        return value
+    return torch.where(value == reference, value, reference + t * (value - reference))  # equal infinities stay
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rules of DeepLIFT: elementwise operations and products
+
+
+def _elementwise(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
+    """The slope of the secant; the derivative at the midpoint where the ends coincide or are too close to divide."""
+    live = [place for place, arg in enumerate(args) if isinstance(arg, Pair)]
+    if len(live) != 1 or len(_live(args, kwargs)) != 1 or not args[live[0]].value.is_floating_point():
+        return plain(run, op, *args, **kwargs)
+    place, x = live[0], args[live[0]]
+
+    def f(t: Tensor) -> Tensor:
+        return cast(Tensor, op(*args[:place], t, *args[place + 1 :], **kwargs))
+
     with torch.no_grad():
-        out, out0 = op(a, *args, **kwargs), op(a0, *args, **kwargs)
-        step = a - a0
-        close = step.abs() <= tolerance * (1 + a.abs() + a0.abs())
-        slope = torch.where(close, slope, (out - out0) / torch.where(close, 1, step))
-    inverse = op.overloadpacket in (aten.rsqrt, aten.reciprocal) or (
-        op.overloadpacket is aten.pow and args[0] in (-0.5, -1)
-    )
-    return Pair(_through(out, (x.value, slope)), out0, normaliser=inverse)
+        out, out0 = f(x.value), f(x.reference)
+    a, a0 = x.value.expand_as(out), x.reference.expand_as(out)  # the other arguments may be the larger ones
+    packet = op.overloadpacket
+    # How close is too close: a kink may lie between any two ends, a pole at 0 asks for a share of their size.
+    reach = 0.0 if packet in _KINKED else 1.0 if packet in _SMOOTH else a.detach().abs() + a0.abs()
+    slope = _slope(f, a.detach(), a0, out - out0, reach)
+    inverse = packet in (aten.rsqrt, aten.reciprocal) or (op is aten.pow.Tensor_Scalar and args[1] in (-0.5, -1))
+    return Pair(with_gradient(out, of=slope * a), out0, inverse)
 
 
-def _product(run: _Interpreter, op: Any, u: Any, v: Any, *args: Any, **kwargs: Any) -> Any:
+def _slope(f: Callable[[Tensor], Tensor], a: Tensor, a0: Tensor, change: Tensor, reach: Tensor | float) -> Tensor:
+    step = a - a0
+    close = step.abs() <= torch.finfo(a.dtype).eps ** 0.5 * reach
+    slope = change / step
+    if bool(close.any()):
+        middle = (a0 + step / 2).requires_grad_()
+        (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
+        slope = torch.where(close, derivative, slope)
+    return slope.nan_to_num_(0, 0, 0)  # nothing passes at a pole, as through PyTorch's norm at 0, nor between infinities
+
+
+def _log_sigmoid(run: Interpreter, op: Any, x: Pair) -> Any:
+    return run(aten.log_sigmoid.default, x), None
+
+
+def _glu(run: Interpreter, op: Any, x: Pair, dim: int = -1) -> Any:
+    half = x.value.shape[dim] // 2
+    a, b = (run(aten.slice.Tensor, x, dim, begin, begin + half) for begin in (0, half))
+    return run(aten.mul.Tensor, a, run(aten.sigmoid.default, b))
+
+
+def _product(run: Interpreter, op: Any, u: Any, v: Any) -> Any:
     """Two live factors: the midpoint shares the change evenly; a normaliser's change acts on the reference's numerator.
 
-    Midpoint: ``d(uv) = du (v + v0)/2 + (u + u0)/2 dv``. Normaliser q: ``d(uq) = du q + u0 dq``.
+    Midpoint: ``d(uv) = du (v + v0)/2 + (u + u0)/2 dv``. Normaliser q: ``d(uq) = du q + u0 dq``; 0 normalised is 0.
     """
-    if not (isinstance(u, Pair) and isinstance(v, Pair)):
-        return plain(run, op, u, v, *args, **kwargs)
-    if u.normaliser and not v.normaliser:
-        at_u, at_v = u.value.detach(), v.reference
-    elif v.normaliser and not u.normaliser:
-        at_u, at_v = u.reference, v.value.detach()
-    else:
-        at_u, at_v = ((p.value.detach() + p.reference) / 2 for p in (u, v))
+    if not all(isinstance(p, Pair) and p.value.requires_grad for p in (u, v)):
+        return plain(run, op, u, v)
     with torch.no_grad():
-        out, out0 = op(u.value, v.value, *args, **kwargs), op(u.reference, v.reference, *args, **kwargs)
-    change = op(u.value, at_v, *args, **kwargs) + op(at_u, v.value, *args, **kwargs)
-    return Pair(out + (change - change.detach()), out0)
+        out, out0 = op(u.value, v.value), op(u.reference, v.reference)
+        if u.normaliser == v.normaliser:
+            at_u, at_v = ((p.value + p.reference) / 2 for p in (u, v))
+        else:
+            at_u = _finite(u.value) if u.normaliser else u.reference
+            at_v = _finite(v.value) if v.normaliser else v.reference
+            if op.overloadpacket is aten.mul:  # 0 times 1 / 0
+                out = out.masked_fill((u.value == 0) | (v.value == 0), 0)
+                out0 = out0.masked_fill((u.reference == 0) | (v.reference == 0), 0)
+    return Pair(with_gradient(out, of=op(u.value, at_v) + op(at_u, v.value)), out0)
 
 
-def _divide(run: _Interpreter, op: Any, u: Any, n: Any, **kwargs: Any) -> Any:
+def _divide(run: Interpreter, op: Any, u: Any, n: Any, *, rounding_mode: str | None = None) -> Any:
     """A live denominator is a normaliser: ``u / n = u * (1/n)``."""
-    if not isinstance(n, Pair) or kwargs.get("rounding_mode"):
-        return plain(run, op, u, n, **kwargs)
+    if rounding_mode or not isinstance(n, Pair):
+        return plain(run, op, u, n, rounding_mode=rounding_mode) if rounding_mode else plain(run, op, u, n)
     return run(aten.mul.Tensor, run(aten.reciprocal.default, n), u)
 
 
-def _add_product(run: _Interpreter, op: Any, bias: Any, u: Any, v: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+def _add_product(run: Interpreter, op: Any, bias: Any, u: Any, v: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """``beta * bias + alpha * (u @ v)``."""
     product = run(aten.mm.default if op.overloadpacket is aten.addmm else aten.bmm.default, u, v)
     product = product if alpha == 1 else run(aten.mul.Tensor, product, alpha)
     return run(aten.add.Tensor, product, bias if beta == 1 else run(aten.mul.Tensor, bias, beta))
 
 
-def _attention(
-    run: _Interpreter, op: Any, q: Any, k: Any, v: Any, *args: Any, scale: float | None = None, **kwargs: Any
-) -> Any:
-    """A fused attention kernel as what it computes: ``softmax(q k' scale + mask) v``."""
-    given = {a.name: value for a, value in zip(op._schema.arguments[3:], args, strict=False)} | kwargs
-    rows, dim = (_values(q).shape[-2], _values(q).shape[-1])
-    logits = run(aten.matmul.default, q, run(aten.transpose.int, k, -2, -1))
-    logits = run(aten.mul.Tensor, logits, dim**-0.5 if scale is None else scale)
-    mask = given.get("attn_mask", given.get("attn_bias"))
-    if given.get("is_causal"):
-        mask = torch.full((rows, rows), -math.inf, dtype=_values(q).dtype, device=_values(q).device).triu(1)
-    if mask is not None:
-        logits = run(aten.add.Tensor, logits, mask)
-    return (run(aten.matmul.default, run(aten._softmax.default, logits, -1, False), v), *[None] * 8)
+def _unchanged(run: Interpreter, op: Any, x: Any) -> Any:
+    """``detach`` stops gradients, not the values that are explained here."""
+    return x
 
 
-def _copied(run: _Interpreter, op: Any, into: Any, source: Any, *args: Any) -> Any:
+def _copied(run: Interpreter, op: Any, into: Any, source: Any, *args: Any) -> Any:
     """Writing over a whole tensor."""
     return run(aten.expand.default, source, list(_values(into).shape))
 
 
-def _softmax(run: _Interpreter, op: Any, z: Pair, dim: int, half_to_float: bool) -> Any:
-    """``softmax = exp(z - log sum exp z)``, elementwise, with one shift for both values: they stay comparable."""
-    u = _log_softmax(run, op, z, dim, half_to_float)
-    return run(aten.exp.default, u)
+# ---------------------------------------------------------------------------------------------------------------------
+# Rules of DeepLIFT: softmax, attention, maxima
 
 
-def _log_softmax(run: _Interpreter, op: Any, z: Pair, dim: int, half_to_float: bool) -> Any:
+def _softmax(run: Interpreter, op: Any, z: Pair, dim: int, half_to_float: bool) -> Any:
+    """``softmax = exp(z - log sum exp z)``, elementwise."""
+    return run(aten.exp.default, _log_softmax(run, op, z, dim, half_to_float))
+
+
+def _safe_softmax(run: Interpreter, op: Any, z: Pair, dim: int, dtype: torch.dtype | None = None) -> Any:
+    """The softmax inside attention: 0 for rows that are masked altogether."""
+    z = z if dtype is None else run(aten._to_copy.default, z, dtype=dtype)
+    empty = (z.value == -math.inf).all(dim, keepdim=True)
+    return run(aten.masked_fill.Scalar, _softmax(run, op, z, dim, False), empty, 0)
+
+
+def _log_softmax(run: Interpreter, op: Any, z: Pair, dim: int, half_to_float: bool) -> Any:
+    z = run(aten._to_copy.default, z, dtype=torch.float32) if half_to_float else z
     return run(aten.sub.Tensor, z, _logsumexp(run, op, z, [dim], True))
 
 
-def _logsumexp(run: _Interpreter, op: Any, z: Pair, dims: list[int], keepdim: bool = False) -> Any:
-    dtype = z.value.dtype
-    # In float64 the exponentials survive a reference whose logits lie hundreds away.
-    z = run(aten._to_copy.default, z, dtype=dtype if z.value.device.type == "mps" else torch.float64)
+def _logsumexp(run: Interpreter, op: Any, z: Pair, dims: list[int], keepdim: bool = False) -> Any:
+    """With one shift for both values, for exponentials must stay comparable; the logarithms have a shift each.
+
+    Where the logits lie hundreds apart one of the sums is 0, and its logarithm still finite.
+    """
     shift = torch.maximum(z.value.detach(), z.reference).amax(dims, keepdim=True)
     total = run(aten.sum.dim_IntList, run(aten.exp.default, run(aten.sub.Tensor, z, shift)), dims, keepdim)
-    shift = shift if keepdim else shift.sum(dims)  # one element per place: drops the kept dimensions
-    return run(aten._to_copy.default, run(aten.add.Tensor, run(aten.log.default, total), shift), dtype=dtype)
+    with torch.no_grad():
+        out, out0 = z.value.logsumexp(dims, keepdim), z.reference.logsumexp(dims, keepdim)
+        size = total.value + total.reference
+    slope = _slope(torch.log, total.value.detach(), total.reference, out - out0, size)
+    return Pair(with_gradient(out, of=slope * total.value), out0)
 
 
-def _max_pool(run: _Interpreter, op: Any, x: Pair, *args: Any, **kwargs: Any) -> Any:
+def _attention(
+    run: Interpreter, op: Any, q: Any, k: Any, v: Any, *args: Any, scale: float | None = None, **kwargs: Any
+) -> Any:
+    """A fused attention kernel as what it computes: ``softmax(q k' scale + mask) v``."""
+    given = {a.name: value for a, value in zip(op._schema.arguments[3:], args, strict=False)} | kwargs
+    like, rows, columns = _values(q), _values(q).shape[-2], _values(k).shape[-2]
+    logits = run(aten.matmul.default, q, run(aten.transpose.int, k, -2, -1))
+    logits = run(aten.mul.Tensor, logits, like.shape[-1] ** -0.5 if scale is None else scale)
+    mask = given.get("attn_mask", given.get("attn_bias"))
+    if given.get("is_causal"):
+        mask = torch.full((rows, columns), -math.inf, dtype=like.dtype, device=like.device).triu(1)
+    if mask is not None:
+        logits = run(aten.add.Tensor, logits, mask)
+    weights = run(aten._safe_softmax.default, logits, -1)
+    return run(aten.matmul.default, weights, v), *[None] * 8
+
+
+def _max_pool(run: Interpreter, op: Any, x: Pair, *args: Any, **kwargs: Any) -> Any:
     """With c = max(out, out0): c - out0 belongs to the argmax of A, out - c to the argmax of the reference."""
     with torch.no_grad():
         (out, at), (out0, at0) = op(x.value, *args, **kwargs), op(x.reference, *args, **kwargs)
-    spatial = x.value.ndim - 2  # windows lie in the last two (or three) dimensions; (B, C) come first
-    pooled = _peaks(x, out, out0, at.flatten(-spatial), at0.flatten(-spatial), lambda t: t.flatten(-spatial))
+    places = 3 if "3d" in op.name() else 2  # indices count through the last dimensions
+    pooled = _peaks(x, out, out0, at.flatten(-places), at0.flatten(-places), lambda t: t.flatten(-places))
     return pooled, Pair(at, at0)
 
 
-def _amax(run: _Interpreter, op: Any, x: Pair, dims: Any = (), keepdim: bool = False) -> Any:
+def _amax(run: Interpreter, op: Any, x: Pair, dims: Any = (), keepdim: bool = False) -> Any:
     """The largest value along dimensions, by the rule of max-pooling."""
-    ndim = x.value.ndim
-    axes = sorted(d % ndim for d in ([dims] if isinstance(dims, int) else dims or range(ndim)))
-    kept = [d for d in range(ndim) if d not in axes]
+    axes = sorted(d % x.value.ndim for d in _axes(x, dims))
+    kept = [d for d in range(x.value.ndim) if d not in axes]
 
     def rows(t: Tensor) -> Tensor:
         return t.permute(*kept, *axes).flatten(len(kept))  # (kept..., everything that the maximum is over)
 
-    flat, flat0 = rows(x.value.detach()), rows(x.reference)
-    at, at0 = flat.argmax(-1, keepdim=True), flat0.argmax(-1, keepdim=True)
+    at, at0 = (rows(t).argmax(-1, keepdim=True) for t in (x.value.detach(), x.reference))
     with torch.no_grad():
         out, out0 = x.value.amax(axes, keepdim=keepdim), x.reference.amax(axes, keepdim=keepdim)
     return _peaks(x, out, out0, at, at0, rows)
 
 
-def _max(run: _Interpreter, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """aten.max in its three forms: of all values, along one dimension, of two tensors."""
-    if op is aten.max.dim:
-        at, at0 = x.value.argmax(args[0], *args[1:]), x.reference.argmax(args[0], *args[1:])
-        return _amax(run, op, x, *args), Pair(at, at0)
-    if op is aten.max.default:
-        return _amax(run, op, x)
-    return _larger(run, op, x, *args)
+def _max(run: Interpreter, op: Any, x: Pair, dim: Any = (), keepdim: bool = False) -> Any:
+    """The largest of all values; along one dimension, with the places of the largest."""
+    largest = _amax(run, op, x, dim, keepdim)
+    return largest if dim == () else (largest, Pair(*(t.argmax(dim, keepdim) for t in (x.value, x.reference))))
 
 
-def _larger(run: _Interpreter, op: Any, a: Any, b: Any) -> Any:
+def _amin(run: Interpreter, op: Any, x: Pair, *args: Any) -> Any:
+    """``min x = -max -x``."""
+    return run(aten.neg.default, _amax(run, op, run(aten.neg.default, x), *args))
+
+
+def _min(run: Interpreter, op: Any, x: Pair, *args: Any) -> Any:
+    smallest = _max(run, op, run(aten.neg.default, x), *args)
+    return (run(aten.neg.default, smallest[0]), smallest[1]) if args else run(aten.neg.default, smallest)
+
+
+def _larger(run: Interpreter, op: Any, a: Any, b: Any) -> Any:
     """``max(a, b) = a + relu(b - a)``."""
     return run(aten.add.Tensor, a, run(aten.relu.default, run(aten.sub.Tensor, b, a)))
 
 
-def _smaller(run: _Interpreter, op: Any, a: Any, b: Any) -> Any:
+def _smaller(run: Interpreter, op: Any, a: Any, b: Any) -> Any:
     """``min(a, b) = a - relu(a - b)``."""
     return run(aten.sub.Tensor, a, run(aten.relu.default, run(aten.sub.Tensor, a, b)))
 
 
 def _peaks(x: Pair, out: Tensor, out0: Tensor, at: Tensor, at0: Tensor, rows: Callable[[Tensor], Tensor]) -> Pair:
-    """The rule of maxima, given where both have their peak in ``rows(x)``."""
+    """The rule of maxima, given where both have their peak in ``rows(x)``; where nothing moves, the gradient."""
     live, fixed, fixed0 = rows(x.value), rows(x.value.detach()), rows(x.reference)
     top = torch.maximum(out, out0)
-    parts = []
-    for index, change in ((at, top - out0), (at0, out - top)):
+    parts = torch.zeros_like(out)
+    for index, change, still in ((at, top - out0, out == out0), (at0, out - top, torch.zeros_like(out) > 0)):
         moved = (fixed.gather(-1, index) - fixed0.gather(-1, index)).view_as(out)
-        slope = torch.where(change == 0, 0, change / torch.where(change == 0, 1, moved))
-        parts.append((live.gather(-1, index).view_as(out), slope))
-    return Pair(_through(out, *parts), out0)
+        slope = torch.where(moved == 0, still.to(out.dtype), change / torch.where(moved == 0, 1, moved))
+        parts = parts + slope * live.gather(-1, index).view_as(out)
+    return Pair(with_gradient(out, of=parts), out0)
 
 
-def _layer_norm(run: _Interpreter, op: Any, x: Pair, shape: list[int], weight: Any, bias: Any, eps: float) -> Any:
+# ---------------------------------------------------------------------------------------------------------------------
+# Rules of DeepLIFT: normalisers
+
+
+def _layer_norm(run: Interpreter, op: Any, x: Pair, shape: list[int], weight: Any, bias: Any, eps: float) -> Any:
     out = _normalise(run, x, [-1 - d for d in range(len(shape))], eps)
     return _affine(run, out, weight, bias), None, None
 
 
+def _rms_norm(run: Interpreter, op: Any, x: Pair, shape: list[int], weight: Any, eps: float | None) -> Any:
+    squares = run(aten.mean.dim, run(aten.mul.Tensor, x, x), [-1 - d for d in range(len(shape))], True)
+    eps = torch.finfo(x.value.dtype).eps if eps is None else eps
+    out = run(aten.mul.Tensor, x, run(aten.rsqrt.default, run(aten.add.Tensor, squares, eps)))
+    return _affine(run, out, weight, None), None
+
+
 def _group_norm(
-    run: _Interpreter, op: Any, x: Pair, weight: Any, bias: Any, N: int, C: int, places: int, groups: int, eps: float
+    run: Interpreter, op: Any, x: Pair, weight: Any, bias: Any, N: int, C: int, places: int, groups: int, eps: float
 ) -> Any:
     shape = list(x.value.shape)
     out = _normalise(run, run(aten.reshape.default, x, [N, groups, -1]), [-1], eps)
-    per_channel = [1, C] + [1] * (len(shape) - 2)
-    weight, bias = (None if t is None else t.view(per_channel) for t in (weight, bias))
+    weight, bias = (None if t is None else t.view([C] + [1] * (len(shape) - 2)) for t in (weight, bias))
     return _affine(run, run(aten.reshape.default, out, shape), weight, bias), None, None
 
 
-def _batch_norm(run: _Interpreter, op: Any, x: Pair, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any) -> Any:
-    """With its running statistics it is affine; with the batch's own it mixes samples and gets a plain gradient."""
-    training, eps = (rest[0], rest[2]) if op.overloadpacket is aten.native_batch_norm else (False, rest[1])
-    if training or mean is None:
-        return plain(run, op, x, weight, bias, mean, var, *rest)
-    shape = [1, -1] + [1] * (x.value.ndim - 2)
-    scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return _affine(run, x, scale.view(shape), shift.view(shape)), None, None
-
-
-def _variance(
-    run: _Interpreter, op: Any, x: Pair, dims: Any = None, *, correction: Any = None, keepdim: bool = False
+def _batch_norm(
+    run: Interpreter, op: Any, x: Pair, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *rest: Any
 ) -> Any:
-    axes = list(range(x.value.ndim)) if dims is None else [dims] if isinstance(dims, int) else list(dims)
+    """Affine with running statistics; with those of its input it is how InstanceNorm runs, all samples in one row."""
+    if not training or len(x.value) > 1:
+        return plain(run, op, x, weight, bias, mean, var, training, *rest)
+    out = _normalise(run, x, [d for d in range(x.value.ndim) if d != 1], rest[1])
+    weight, bias = (None if t is None else t.view([-1] + [1] * (x.value.ndim - 2)) for t in (weight, bias))
+    return _affine(run, out, weight, bias), None, None, None
+
+
+def _variance(run: Interpreter, op: Any, x: Pair, dims: Any = (), *, correction: Any = 1, keepdim: bool = False) -> Any:
+    axes = _axes(x, dims)
     count = math.prod(x.value.shape[d] for d in axes) - (1 if correction is None else correction)
     mean = run(aten.mean.dim, x, axes, True)
     centred = run(aten.sub.Tensor, x, mean)
     squares = run(aten.sum.dim_IntList, run(aten.mul.Tensor, centred, centred), axes, keepdim)
-    var = run(aten.div.Tensor, squares, max(count, 0))
-    if op.overloadpacket is aten.std:
-        return run(aten.sqrt.default, var)
-    return (var, run(aten.mean.dim, x, axes, keepdim)) if op.overloadpacket is aten.var_mean else var
+    found = run(aten.div.Tensor, squares, max(count, 0))
+    if op.overloadpacket in (aten.std, aten.std_mean):
+        found = run(aten.sqrt.default, found)
+    return (found, run(aten.mean.dim, x, axes, keepdim)) if "mean" in op.name() else found
 
 
 def _vector_norm(
-    run: _Interpreter, op: Any, x: Pair, ord: Any = 2, dims: Any = None, keepdim: bool = False, **kwargs: Any
+    run: Interpreter, op: Any, x: Pair, ord: Any = 2, dims: Any = (), keepdim: bool = False, **kwargs: Any
 ) -> Any:
-    axes = list(range(x.value.ndim)) if dims is None else [dims] if isinstance(dims, int) else list(dims)
-    if ord != 2:
-        return plain(run, op, x, ord, dims, keepdim, **kwargs)
-    return run(aten.sqrt.default, run(aten.sum.dim_IntList, run(aten.mul.Tensor, x, x), axes, keepdim))
+    axes = _axes(x, dims)
+    if ord == 2:
+        return run(aten.sqrt.default, run(aten.sum.dim_IntList, run(aten.mul.Tensor, x, x), axes, keepdim))
+    size = run(aten.abs.default, x)
+    if ord == 1:
+        return run(aten.sum.dim_IntList, size, axes, keepdim)
+    if ord == math.inf:
+        return run(aten.amax.default, size, axes, keepdim)
+    return plain(run, op, x, ord, dims or None, keepdim, **kwargs)
 
 
-def _normalise(run: _Interpreter, x: Pair, axes: list[int], eps: float) -> Any:
+def _normalise(run: Interpreter, x: Pair, axes: list[int], eps: float) -> Any:
     """``(x - mean) / sqrt(var + eps)`` over the axes."""
     centred = run(aten.sub.Tensor, x, run(aten.mean.dim, x, axes, True))
     var = run(aten.mean.dim, run(aten.mul.Tensor, centred, centred), axes, True)
     return run(aten.mul.Tensor, centred, run(aten.rsqrt.default, run(aten.add.Tensor, var, eps)))
 
 
-def _affine(run: _Interpreter, x: Any, weight: Any, bias: Any) -> Any:
+def _affine(run: Interpreter, x: Any, weight: Any, bias: Any) -> Any:
     x = x if weight is None else run(aten.mul.Tensor, x, weight)
     return x if bias is None else run(aten.add.Tensor, x, bias)
 
 
-def _through(out: Tensor, *parts: tuple[Tensor, Tensor]) -> Tensor:
-    """A tensor with the values of ``out`` whose gradient to each part's tensor is that part's slope."""
-    for live, slope in parts:
-        out = out + slope * (live - live.detach())
-    return out
+# ---------------------------------------------------------------------------------------------------------------------
+# Helpers
+
+
+def _live(args: Any, kwargs: Any) -> list[Pair]:
+    """What depends on the activations among the arguments."""
+    return [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Pair)]
 
 
 def _values(tree: Any) -> Any:
@@ -464,37 +637,17 @@ def _references(tree: Any) -> Any:
     return tree_map(lambda leaf: leaf.reference if isinstance(leaf, Pair) else leaf, tree)
 
 
-def _acts_linearly(op: Any, args: Any, kwargs: Any, value: Any, reference: Any) -> bool:
-    """Whether the operation's derivative explains its own change from reference to value."""
-    outs = [v for v in tree_flatten(value)[0] if isinstance(v, Tensor)]
-    if not any(out.is_floating_point() for out in outs):
-        return True  # indices and conditions pass no gradient
-    leaves, spec = tree_flatten((args, kwargs))
-    live = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Pair) and leaf.value.is_floating_point()]
+def _axes(x: Pair, dims: Any) -> list[int]:
+    """Dimensions as an operation takes them: one, several, or none for all."""
+    return [dims] if isinstance(dims, int) else list(dims or range(x.value.ndim))
 
-    def of_live(*tensors: Tensor) -> list[Tensor]:
-        filled = [leaf.value if isinstance(leaf, Pair) else leaf for leaf in leaves]
-        for i, tensor in zip(live, tensors, strict=True):
-            filled[i] = tensor
-        positional, named = tree_unflatten(filled, spec)
-        return [
-            out
-            for out in tree_flatten(op(*positional, **named))[0]
-            if isinstance(out, Tensor) and out.is_floating_point()
-        ]
 
-    at = tuple(leaves[i].value.detach() for i in live)
-    step = tuple(leaves[i].value.detach() - leaves[i].reference for i in live)
-    try:
-        change = torch.func.jvp(of_live, at, step)[1]
-    except (RuntimeError, NotImplementedError):
-        return False  # no derivative to ask: it is named
-    outs = [out for out in outs if out.is_floating_point()]
-    outs0 = [out for out in tree_flatten(reference)[0] if isinstance(out, Tensor) and out.is_floating_point()]
-    return all(
-        torch.allclose(out.detach() - out0, c, rtol=1e-3, atol=1e-4 * float((out.detach() - out0).abs().max()))
-        for out, out0, c in zip(outs, outs0, change, strict=True)
-    )
+def _finite(t: Tensor) -> Tensor:
+    return torch.where(t.isfinite(), t, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
 
 
 def _packets(names: str) -> list[Any]:
@@ -502,31 +655,37 @@ def _packets(names: str) -> list[Any]:
 
 
 _KINKED = _packets(
-    "relu relu6 hardtanh leaky_relu _prelu_kernel prelu clamp clamp_min clamp_max threshold abs hardsigmoid"
+    "relu hardtanh leaky_relu _prelu_kernel clamp clamp_min clamp_max threshold abs hardsigmoid hardswish "
+    "hardshrink softshrink elu celu"
 )
-_SMOOTH = _packets(
-    "elu celu selu gelu silu mish hardswish sigmoid tanh softplus rsqrt sqrt reciprocal pow square exp expm1 exp2 log "
-    "log1p log2 log10 erf sin cos log_sigmoid softsign"
-)
+_SMOOTH = _packets("gelu silu mish sigmoid tanh softplus log_sigmoid exp expm1 exp2 erf sin cos")
+_SINGULAR = _packets("sqrt rsqrt reciprocal pow log log1p log2 log10")
 _LINEAR = frozenset(_packets(
-    "convolution mm bmm matmul mv add sub rsub neg mul div sum mean cumsum cat stack clone alias detach lift_fresh_copy "
-    "_to_copy view _unsafe_view reshape _reshape_alias permute transpose t movedim flatten expand squeeze unsqueeze repeat "
-    "slice select index index_select gather unbind split split_with_sizes diagonal as_strided unfold slice_scatter "
-    "select_scatter flip roll tril triu masked_fill pixel_shuffle im2col constant_pad_nd reflection_pad2d replication_pad2d "
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d "
-    "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d"
+    "convolution mm bmm matmul mv add sub rsub neg mul sum mean cumsum cat stack clone alias lift_fresh_copy "
+    "_to_copy view _unsafe_view reshape _reshape_alias permute transpose t movedim flatten expand squeeze "
+    "unsqueeze repeat slice select index index_select gather unbind split split_with_sizes diagonal as_strided "
+    "unfold slice_scatter select_scatter flip roll tril triu masked_fill pixel_shuffle im2col constant_pad_nd "
+    "reflection_pad2d replication_pad2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d "
+    "_adaptive_avg_pool3d upsample_bilinear2d upsample_nearest2d upsample_bicubic2d"
 ))  # fmt: skip
-_ADDITIVE = frozenset(_packets("add sub rsub cat stack"))
+_ADDITIVE = frozenset(_packets("add sub rsub cat stack slice_scatter select_scatter empty_like new_empty"))
 _KEEPS_NORMALISER = frozenset(_packets(
     "view _unsafe_view reshape expand squeeze unsqueeze clone alias permute transpose _to_copy slice select mul div"
 ))  # fmt: skip
 
 DEEPLIFT: Rules = {
-    **dict.fromkeys(_KINKED, _kinked),
-    **dict.fromkeys(_SMOOTH, _smooth),
-    **dict.fromkeys(_packets("mul mm bmm matmul"), _product),
+    **dict.fromkeys(_KINKED + _SMOOTH + _SINGULAR, _elementwise),
+    **dict.fromkeys(_packets("log_sigmoid_forward"), _log_sigmoid),
+    **dict.fromkeys(_packets("mul mm bmm matmul mv dot"), _product),
     **dict.fromkeys(_packets("addmm baddbmm"), _add_product),
     aten.div: _divide,
+    aten.glu: _glu,
+    aten.detach: _unchanged,
+    aten.copy: _copied,
+    aten._softmax: _softmax,
+    **dict.fromkeys(_packets("_safe_softmax"), _safe_softmax),
+    aten._log_softmax: _log_softmax,
+    aten.logsumexp: _logsumexp,
     **dict.fromkeys(
         _packets(
             "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
@@ -534,18 +693,19 @@ DEEPLIFT: Rules = {
         ),
         _attention,
     ),
-    aten.copy: _copied,
-    aten._softmax: _softmax,
-    aten._log_softmax: _log_softmax,
-    aten.logsumexp: _logsumexp,
-    **dict.fromkeys(_packets("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d"), _max_pool),
+    **dict.fromkeys(
+        _packets("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d"), _max_pool
+    ),
     aten.amax: _amax,
+    aten.amin: _amin,
     aten.max: _max,
+    aten.min: _min,
     aten.maximum: _larger,
     aten.minimum: _smaller,
     aten.native_layer_norm: _layer_norm,
+    **dict.fromkeys(_packets("_fused_rms_norm"), _rms_norm),
     aten.native_group_norm: _group_norm,
-    **dict.fromkeys(_packets("native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm"), _batch_norm),
-    **dict.fromkeys(_packets("var std var_mean"), _variance),
+    **dict.fromkeys(_packets("native_batch_norm cudnn_batch_norm miopen_batch_norm"), _batch_norm),
+    **dict.fromkeys(_packets("var std var_mean std_mean"), _variance),
     aten.linalg_vector_norm: _vector_norm,
 }

@@ -228,7 +228,7 @@ class FeatureLocation(Target):
             raise ValueError(
                 f"place {place} lies outside the {A.shape[2]} x {A.shape[3]} feature map; both count from 0"
             )
-        return A[torch.arange(len(A), device=A.device), :, row, col].abs().sum(dim=1)
+        return _precise(A[torch.arange(len(A), device=A.device), :, row, col]).abs().sum(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,15 +261,23 @@ class Each(Target):
     """Another target for each sample, of any kinds: targets of one kind are evaluated together.
 
     Args:
-        targets: one target per sample, each holding one entry.
+        targets: one target per sample, each holding one entry; a single one serves a batch of any size.
+
+    Raises:
+        ValueError: there are none, one holds several entries, or only some read a feature map.
 
     Examples:
         >>> Each([Logit(0), Probability(1)])(torch.zeros(2, 2))
         tensor([0.0000, 0.5000])
     """
 
+    @torch.inference_mode(False)
     def __init__(self, targets: Sequence[Target]) -> None:
+        if not len(targets):
+            raise ValueError("a list of targets holds one target per sample: it is empty")
         for target in targets:
+            if not isinstance(target, Target):
+                raise ValueError(f"a list of targets holds Targets, Logit(3) or Custom(function): got {target!r}")
             if len(target) != 1:
                 raise ValueError(
                     f"a list of targets takes one entry per sample: {type(target).__name__} holds {len(target)}"
@@ -290,16 +298,18 @@ class Each(Target):
         return len(self.targets)
 
     def select(self, rows: Tensor) -> Target:
-        return Each([self.targets[row] for row in rows.tolist()])
+        return self if len(self) == 1 else Each([self.targets[row] for row in rows.tolist()])
 
     def __call__(self, outputs: Any) -> Tensor:
         self.check(batch_of(outputs))
+        if len(self) == 1:
+            return self.targets[0](outputs)
         order = torch.cat([rows for rows, _ in self._groups])
         parts = [target(rows_of(outputs, rows)) for rows, target in self._groups]
         return torch.cat(parts)[order.argsort().to(parts[0].device)]
 
     def describe(self, row: int) -> dict[str, Any]:
-        return self.targets[row].describe(0)
+        return self.targets[0 if len(self) == 1 else row].describe(0)
 
 
 def stack(targets: Sequence[Target], sizes: Sequence[int]) -> Target:
@@ -329,12 +339,19 @@ def batch_of(outputs: Any) -> int:
 
 def rows_of(outputs: Any, rows: Tensor) -> Any:
     """The given samples of a network's raw outputs."""
-    return tree_map(lambda leaf: leaf[rows.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, outputs)
+    batch = batch_of(outputs)
+
+    def pick(leaf: Any) -> Any:
+        per_sample = isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == batch  # not a loss, nor anchors
+        return leaf[rows.to(leaf.device)] if per_sample else leaf
+
+    return tree_map(pick, outputs)
 
 
+@torch.inference_mode(False)  # autograd keeps these tensors
 def _set_indices(target: Target, **given: Indices) -> None:
     """Store class indices or places as index tensors ``(n,)`` of equal length, and the largest of them."""
-    tensors = {name: torch.as_tensor(value).detach().cpu().reshape(-1) for name, value in given.items()}
+    tensors = {name: _tensor(value, name).cpu().reshape(-1) for name, value in given.items()}
     for name, tensor in tensors.items():
         if tensor.numel() == 0 or tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex():
             raise ValueError(f"{name} must be one integer or several: got {given[name]!r}")
@@ -349,11 +366,12 @@ def _set_indices(target: Target, **given: Indices) -> None:
     object.__setattr__(target, "_largest", max(int(tensor.max()) for tensor in tensors.values()))
 
 
+@torch.inference_mode(False)
 def _reference(value: Tensor, target: Target) -> Tensor:
     """A reference embedding as ``(n, D)``, checked."""
-    tensor = torch.as_tensor(value).detach()
-    tensor = tensor[None] if tensor.ndim == 1 else tensor
     name = type(target).__name__
+    tensor = _tensor(value, f"the reference of {name}")
+    tensor = tensor[None] if tensor.ndim == 1 else tensor
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise ValueError(
             f"{name} takes an embedding (D,) or one per sample (B, D): got {tuple(tensor.shape)} {tensor.dtype}"
@@ -361,6 +379,15 @@ def _reference(value: Tensor, target: Target) -> Tensor:
     if not bool(tensor.isfinite().all()) or not bool(tensor.any(dim=1).all()):
         raise ValueError(f"the reference of {name} holds NaN, infinities or only zeros")
     return tensor
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    """The value as a tensor that autograd may keep: one made under inference mode is copied."""
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a number, a tensor or a list of numbers: got {value!r}") from error
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _matrix(outputs: Any, target: Target) -> Tensor:
@@ -372,7 +399,12 @@ def _matrix(outputs: Any, target: Target) -> Tensor:
             "pass a callable target that turns them into one score per sample"
         )
     target.check(len(z))
-    return z if z.dtype in (torch.float32, torch.float64) else z.float()
+    return _precise(z)
+
+
+def _precise(t: Tensor) -> Tensor:
+    """In float32 or better."""
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
 def _pick(z: Tensor, target: Target, k: Any) -> Tensor:
@@ -400,9 +432,10 @@ def _like(reference: Tensor, f: Tensor, target: Target) -> Tensor:
 
 def _kind(target: Target) -> Any:
     """Targets with equal kinds can be stacked to one."""
-    if isinstance(target, (Custom, Each)):
-        return id(target.function) if isinstance(target, Custom) else id(target)
-    return type(target), *(entry.shape[1:] for entry in target._entries().values())
+    if isinstance(target, Each):
+        return id(target)
+    values = (getattr(target, f.name) for f in fields(cast(Any, target)))
+    return type(target), *(value.shape[1:] if isinstance(value, Tensor) else id(value) for value in values)
 
 
 def _stack(targets: list[Target]) -> Target:

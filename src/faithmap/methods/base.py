@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -131,10 +134,9 @@ class Query:
             outputs = self.split.tail(A)
             self.__dict__.setdefault("outputs", _detached(outputs))
             scores = self.target(outputs)
-            (gradient,) = torch.autograd.grad(scores.sum(), A)
         self.__dict__.setdefault("scores", scores.detach())
         self.cost.tail_backward += len(self)
-        return gradient
+        return gradient(scores, A).to(self.x.dtype)
 
     def completed(self, found: Result) -> Result:
         """What the method found, with what the query knows: target, scores, layer and cost."""
@@ -158,7 +160,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A way to explain: a frozen set of hyper-parameters, called as ``method(model, x, target)``."""
+    """A way to explain: a frozen set of hyper-parameters, called as ``method(model, x, target)``.
+
+    Raises:
+        ValueError: a parameter is not of its declared type, or not finite.
+    """
 
     name: ClassVar[str]
     signed: ClassVar[bool] = False
@@ -171,6 +177,12 @@ class Method(ABC):
     """Whether it knows nothing of the network and stands in tables to be beaten."""
     continuous: ClassVar[bool] = False
     """Whether it batches by itself and takes all samples at once."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value = _of_type(getattr(self, f.name), hints[f.name], f"{getattr(self, 'name', type(self))}'s {f.name}")
+            object.__setattr__(self, f.name, value)
 
     def __call__(self, model: Model, x: Tensor, target: Any = None, *, seed: int = 0) -> Tensor:
         """The raw maps ``(B, H, W)`` of prepared inputs.
@@ -199,10 +211,11 @@ class Method(ABC):
             ValueError: the model, the input, the target or the layer does not fit; nothing has been computed then.
         """
         model = require_model(model)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is at least 1: got {batch_size}")
-        # Autograd must see normal tensors even if the caller is in inference mode.
-        with torch.inference_mode(False), torch.no_grad():
+        if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+            raise ValueError(f"batch_size is a whole number, at least 1: got {batch_size!r}")
+        # Whatever mode the caller is in: autograd needs normal tensors, sums and maps full precision.
+        full_precision = torch.autocast(model.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), full_precision:
             x = model.check_input(x).detach()
             x = x.clone() if x.is_inference() else x
             wanted = model.target(target, len(x))
@@ -216,12 +229,14 @@ class Method(ABC):
                 here = rows.to(x.device)
                 some = wanted if wanted is None or len(rows) == len(x) else wanted.select(rows)
                 query = Query(model, x[here], some, layer, seed, size, progress if self.continuous else None)
-                found = self.attribute(query)
+                found = query.completed(self.attribute(query))
                 if progress and not self.continuous:
                     progress(int(rows[-1]) + 1, len(x))
-                return query.completed(found)
+                return found
 
-            return _joined(list(chunked(ask, len(x), len(x) if self.continuous else size)))
+            if self.continuous:
+                return ask(torch.arange(len(x)))
+            return _joined(list(chunked(ask, len(x), size)))
 
     @abstractmethod
     def attribute(self, query: Query) -> Result:
@@ -231,6 +246,38 @@ class Method(ABC):
     def parameters(self) -> dict[str, Any]:
         """The hyper-parameters by name."""
         return dataclasses.asdict(self)
+
+
+def gradient(scores: Tensor, of: Tensor) -> Tensor:
+    """The gradient of each sample's score; zero where it does not depend on ``of``, which a map's reason then tells."""
+    if not scores.requires_grad:
+        return torch.zeros_like(of)
+    return torch.autograd.grad(scores, of, torch.ones_like(scores), materialize_grads=True)[0]
+
+
+_KINDS: dict[Any, tuple[Any, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a finite number"),
+    bool: (bool, "True or False"),
+    str: (str, "a text"),
+    NoneType: (NoneType, "None"),
+}
+
+
+def _of_type(value: Any, hint: Any, name: str) -> Any:
+    """The value if its hint allows it, numbers as Python's own; hints beyond `_KINDS` and Literal allow all."""
+    words = []
+    for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        number = option in (int, float)
+        if get_origin(option) is Literal:
+            allowed, word = value in get_args(option), " or ".join(map(repr, get_args(option)))
+        else:
+            kind, word = _KINDS.get(option, (object, ""))
+            allowed = isinstance(value, kind) and not (number and (isinstance(value, bool) or not math.isfinite(value)))
+        if allowed:
+            return option(value) if number else value
+        words.append(word)
+    raise ValueError(f"{name} is {' or '.join(words)}: got {value!r}")
 
 
 def _detached(outputs: Any) -> Any:

@@ -27,7 +27,8 @@ class ActivationMap(Method):
     @staticmethod
     def weigh(query: Query, weights: Tensor) -> Tensor:
         """The map ``(B, H, W)`` for weights ``(B, C)``; upsampling is linear, so that it comes after the sum."""
-        return query.upsample(torch.einsum("bc,bchw->bhw", weights, query.split.A)).to(query.x.dtype)
+        weights, A = (t.to(query.x.dtype) for t in (weights, query.split.A))
+        return query.upsample(torch.einsum("bc,bchw->bhw", weights, A))
 
     @staticmethod
     def reasons(query: Query, weights: Tensor) -> list[str]:

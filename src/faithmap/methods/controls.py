@@ -13,7 +13,7 @@ from faithmap.methods.registry import register
 @register("random")
 @dataclass(frozen=True)
 class Random(Method):
-    """Independent uniform noise for each pixel, the same for the same picture and seed.
+    """Independent uniform noise for each pixel, the same for the same picture and seed: what every map has to beat.
 
     Examples:
         >>> import faithmap as fm
@@ -53,6 +53,7 @@ class CentreGaussian(Method):
     control = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sigma > 0:
             raise ValueError(f"centre-gaussian takes a sigma above 0, as a share of the shorter side: got {self.sigma}")
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from faithmap.batching import continuous
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, gradient
 from faithmap.methods.registry import register
+from faithmap.models.base import GREY
 from faithmap.targets import Target
 
 
@@ -27,7 +28,7 @@ class FAME(Method):
     them apart (e-), and `FeatureLocation` the pixels that reach one place of a feature map.
 
     Args:
-        iterations: steps N. The paper takes 500; 75 are as faithful on classifiers (see docs/fame.md).
+        iterations: steps N. The paper takes 500; 75 are as faithful on classifiers (see docs/measurements.md).
         step: the largest change of a value in one step, in units of ``space``.
         sigma: of the Gaussian, in pixels; 0 leaves the map as it is.
         kernel: side of the Gaussian's window in pixels, odd.
@@ -57,6 +58,7 @@ class FAME(Method):
     continuous = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.iterations < 1 or not self.step > 0 or self.sigma < 0:
             raise ValueError(
                 "fame takes iterations >= 1, step > 0 and sigma >= 0: "
@@ -64,8 +66,6 @@ class FAME(Method):
             )
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"fame's kernel is an odd number of pixels: got {self.kernel}")
-        if self.space not in ("input", "pixel"):
-            raise ValueError(f"fame's space is 'input' or 'pixel': got {self.space!r}")
 
     @classmethod
     def paper(cls, **changes: Any) -> FAME:
@@ -83,13 +83,13 @@ class FAME(Method):
         asked = torch.zeros(len(start), dtype=torch.bool)
 
         def step(p: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            scores, gradient = self._gradient(query, p, target.select(rows))
+            scores, g = self._gradient(query, p, target.select(rows))
             query.cost.forward += len(rows)
             query.cost.backward += len(rows)
             new = ~asked[rows]
             first[rows[new].to(p.device)] = scores[new.to(p.device)].to(first.dtype)
             asked[rows] = True
-            return self._step(query, p, scores, gradient)
+            return self._step(query, p, scores, g)
 
         ends, _ = continuous(start, step, self.iterations, query.batch_size, query.progress)
         query.scores = first
@@ -107,16 +107,15 @@ class FAME(Method):
                     scores = target(query.cut.activations(x.to(query.model.dtype)))
             else:
                 scores = target(query.model.network(x))
-            (gradient,) = torch.autograd.grad(scores.sum(), p)
-        return scores.detach(), gradient
+        return scores.detach(), gradient(scores, p)
 
-    def _step(self, query: Query, p: Tensor, scores: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, query: Query, p: Tensor, scores: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The next iterates, and which samples are finished."""
-        peak = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+        peak = g.abs().amax(dim=(1, 2, 3), keepdim=True)
         moves = (peak > 0) & peak.isfinite()  # a zero or broken gradient shows no way: the sample ends here
         if self.stop_below is not None:
             moves &= (scores >= self.stop_below).view(-1, 1, 1, 1)
-        after = p - self.step * torch.where(moves, gradient / torch.where(moves, peak, 1), 0)
+        after = p - self.step * torch.where(moves, g / torch.where(moves, peak, 1), 0)
         if self.clamp:
             mean, std = query.model.scale(p)
             low, high = (0.0, 1.0) if self.space == "pixel" else (-mean / std, (1 - mean) / std)
@@ -135,7 +134,7 @@ def grey(x: Tensor, channel_order: str = "rgb") -> Tensor:
     """The weighted sum of colour channels, ``(B, 3, H, W) -> (B, H, W)``; the mean for other channel counts."""
     if x.shape[1] != 3:
         return x.mean(dim=1)
-    weights = x.new_tensor([0.2989, 0.587, 0.114] if channel_order == "rgb" else [0.114, 0.587, 0.2989])
+    weights = x.new_tensor(GREY if channel_order == "rgb" else GREY[::-1])
     return torch.einsum("bchw,c->bhw", x, weights)
 
 

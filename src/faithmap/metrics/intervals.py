@@ -34,7 +34,7 @@ def bootstrap(values: Tensor, *, draws: int = 2000, seed: int = 0) -> Interval:
         >>> bootstrap(torch.ones(10))
         Interval(mean=1.0, low=1.0, high=1.0, samples=10)
     """
-    values = values.double().flatten()
+    values = values.detach().cpu().double().flatten()
     values = values[~values.isnan()]
     if not len(values):
         raise ValueError("no sample has a value to average")

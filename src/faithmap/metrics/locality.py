@@ -38,6 +38,5 @@ def cam_locality(maps: Tensor, rows: Tensor, cols: Tensor, grid: tuple[int, int]
 def cell_weights(index: Tensor, cells: int, length: int) -> Tensor:
     """How much of each of ``length`` pixels lies in the given one of ``cells`` equal parts, ``(n, length)``."""
     edges = torch.arange(length + 1, dtype=torch.float64)
-    begin, end = (index.double() + k for k in (0, 1))
-    begin, end = begin[:, None] * length / cells, end[:, None] * length / cells
+    begin, end = ((index.cpu().double() + k)[:, None] * length / cells for k in (0, 1))  # (n, 1)
     return (torch.minimum(edges[1:], end) - torch.maximum(edges[:-1], begin)).clamp_min(0)

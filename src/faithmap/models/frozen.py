@@ -9,16 +9,14 @@ from __future__ import annotations
 import threading
 import types
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
-_INTERNALS = frozenset(nn.Module().__dict__)
 
 
 @dataclass(eq=False)
@@ -26,9 +24,20 @@ class Twin:
     """A frozen twin and what has been derived from it (cuts); dropped as a whole when the module changes."""
 
     module: nn.Module
-    fingerprint: tuple[Any, ...]
+    fingerprint: Any
+    copies: list[tuple[weakref.ref[Tensor], Tensor]]
+    """What the twin holds as a copy, because a forward pass may write to it: buffers, above all."""
     derived: dict[Any, Any] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def follow(self) -> bool:
+        """Bring the copies up to date, for training moves BatchNorm's statistics; False if one lost its original."""
+        for original, copy in self.copies:
+            tensor = original()
+            if tensor is None:
+                return False
+            copy.data.copy_(tensor)  # .data: another thread's backward pass must not take it for a change of its own
+        return True
 
 
 _twins: weakref.WeakKeyDictionary[nn.Module, Twin] = weakref.WeakKeyDictionary()
@@ -47,28 +56,25 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def twin(module: nn.Module) -> Twin:
-    """The frozen twin of a module, made once and again whenever its structure, settings, memory or hooks change."""
+    """The frozen twin of a module, made once and again whenever its structure, settings, memory or hooks change.
+
+    Raises:
+        ValueError: the module is a TorchScript module, or holds one.
+    """
     module = unwrap(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ValueError("a TorchScript module cannot be explained: pass the nn.Module that it was scripted from")
-    fingerprint = _fingerprint(module)
+    fingerprint = _mark(module, set())
     with _lock, torch.inference_mode(False), torch.no_grad():
         known = _twins.get(module)
-        if known is None or known.fingerprint != fingerprint:
-            _twins[module] = known = Twin(freeze(module), fingerprint)
-        for ours, theirs in zip(_buffers(known.module), _buffers(module), strict=True):
-            ours.copy_(theirs)  # training moves BatchNorm's statistics in place
+        if known is None or known.fingerprint != fingerprint or not known.follow():
+            freezer = _Freezer()
+            _twins[module] = known = Twin(freezer(module), fingerprint, freezer.copies)
     return known
 
 
 def freeze(module: nn.Module) -> nn.Module:
     """A twin of the module that shares the memory of its weights, made anew; `twin` caches it."""
-    made: dict[int, nn.Module] = {}
-    frozen = _freeze(unwrap(module), made)
-    for copy in made.values():
-        for name, value in copy.__dict__.items():
-            if name not in _INTERNALS:
-                copy.__dict__[name] = _rebind(value, made)
+    with torch.inference_mode(False), torch.no_grad():
+        frozen: nn.Module = _Freezer()(module)
     return frozen
 
 
@@ -82,58 +88,95 @@ class NoFastPath(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _freeze(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
-    if id(module) in made:  # a module used twice stays one module
-        return made[id(module)]
-    copy = made[id(module)] = module.__new__(type(module))
-    state = copy.__dict__
-    state.update(module.__dict__)
-    state.update({name: state[name].copy() for name in _HOOKS})
-    state.update({name: type(state[name])() for name in _BACKWARD_HOOKS})  # they would change our gradients
-    state.update(training=False, _compiled_call_impl=None)
-    state["_parameters"] = {name: _alias(p) for name, p in module._parameters.items()}
-    # Buffers are copied: a forward pass may write to them.
-    state["_buffers"] = {name: b if b is None else b.detach().clone() for name, b in module._buffers.items()}
-    state["_modules"] = {name: c if c is None else _freeze(unwrap(c), made) for name, c in module._modules.items()}
-    return copy
+class _Freezer:
+    """Copies a module with all that refers to modules or is written to; what else it holds is shared.
+
+    Each thing is copied once: a layer, a weight or a list that is used twice stays one.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+        self.copies: list[tuple[weakref.ref[Tensor], Tensor]] = []
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            value = unwrap(value)
+        if id(value) in self.made:
+            return self.made[id(value)]
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, Tensor):
+            return self.tensor(value)
+        if type(value) is list:
+            copy = self.made[id(value)] = []
+            copy.extend(map(self, value))
+            return copy
+        if type(value) in (dict, OrderedDict):
+            copy = self.made[id(value)] = type(value)()
+            copy.update((key, self(item)) for key, item in tuple(value.items()))
+            return copy
+        if type(value) in (tuple, set):
+            return type(value)(map(self, tuple(value)))
+        if type(value) is types.MethodType:
+            return types.MethodType(value.__func__, self(value.__self__))
+        if type(value) is partial:
+            return partial(self(value.func), *self(value.args), **self(value.keywords))
+        return value
+
+    def module(self, module: nn.Module) -> nn.Module:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError("a TorchScript module cannot be explained: pass the nn.Module that it was scripted from")
+        copy: nn.Module = object.__new__(type(module))
+        self.made[id(module)] = copy
+        for name, value in tuple(module.__dict__.items()):
+            copy.__dict__[name] = type(value)() if name in _BACKWARD_HOOKS else self(value)
+        copy.__dict__.update(training=False, _compiled_call_impl=None)
+        return copy
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        copy = tensor.detach()
+        is_weight = isinstance(tensor, nn.Parameter)
+        if not is_weight or tensor.is_inference():  # memory made under inference mode cannot enter autograd
+            copy = copy.clone()
+            self.copies.append((weakref.ref(tensor), copy))
+        self.made[id(tensor)] = copy = nn.Parameter(copy, requires_grad=False) if is_weight else copy
+        return copy
 
 
-def _alias(parameter: nn.Parameter | None) -> nn.Parameter | None:
-    if parameter is None:
-        return None
-    # Memory made under inference mode cannot enter autograd: that alone is copied.
-    data = parameter.clone() if parameter.is_inference() else parameter.detach()
-    return nn.Parameter(data, requires_grad=False)
+_BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")  # they would change our gradients
+_FORWARD_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+_IRRELEVANT = frozenset(nn.Module().__dict__).difference(["_parameters", "_buffers", "_modules", *_FORWARD_HOOKS])
+_PLAIN = (bool, int, float, str, type(None))
 
 
-def _rebind(value: Any, made: dict[int, nn.Module]) -> Any:
-    """Attributes that refer to modules outside ``_modules``: lists of layers, a layer's bound methods."""
+def _mark(value: Any, seen: set[int]) -> Any:
+    """Something that changes whenever a twin made earlier would no longer compute what the module does in eval mode.
+
+    The twin holds the things that are marked by their id, so that no other can take their place.
+    """
     if isinstance(value, nn.Module):
-        return made.get(id(unwrap(value)), value)
-    if type(value) in (list, tuple) and any(isinstance(item, nn.Module) for item in value):
-        return type(value)(_rebind(item, made) for item in value)
-    if type(value) is dict and any(isinstance(item, nn.Module) for item in value.values()):
-        return {key: _rebind(item, made) for key, item in value.items()}
-    if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
-        return types.MethodType(value.__func__, _rebind(value.__self__, made))
-    return value
-
-
-def _buffers(module: nn.Module) -> list[Tensor]:
-    return [buffer for _, buffer in module.named_buffers(remove_duplicate=False)]
-
-
-def _fingerprint(module: nn.Module) -> tuple[Any, ...]:
-    """Changes whenever a twin made earlier would no longer compute what the module computes in eval mode."""
-    parts: list[Any] = []
-    for name, part in module.named_modules(remove_duplicate=False):
-        plain = {k: v for k, v in part.__dict__.items() if k != "training" and type(v) in (bool, int, float, str)}
-        functions = {k: id(v) for k, v in part.__dict__.items() if isinstance(v, types.FunctionType)}
-        tensors = [(k, _memory(t)) for k, t in (*part._parameters.items(), *part._buffers.items())]
-        hooks = [tuple(part.__dict__[hook]) for hook in _HOOKS]
-        parts.append((name, id(part), type(part), plain, functions, tensors, hooks))
-    return tuple(parts)
-
-
-def _memory(tensor: Tensor | None) -> Any:
-    return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.dtype, tensor.device)
+        value = unwrap(value)
+    if type(value) in _PLAIN:
+        return value
+    if id(value) in seen:
+        return id(value)
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        state = tuple(value.__dict__.items())
+        return id(value), type(value), [(k, _mark(v, seen)) for k, v in state if k not in _IRRELEVANT]
+    if isinstance(value, Tensor):
+        return id(value), value.data_ptr(), value.shape, value.dtype, value.device
+    if type(value) in (list, tuple, set):
+        return [_mark(item, seen) for item in tuple(value)]
+    if type(value) in (dict, OrderedDict):
+        return [(key, _mark(item, seen)) for key, item in tuple(value.items())]
+    if type(value) is types.MethodType:
+        return id(value.__func__), _mark(value.__self__, seen)
+    if type(value) is partial:
+        return [_mark(part, seen) for part in (value.func, value.args, value.keywords)]
+    return id(value)

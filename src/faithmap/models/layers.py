@@ -34,7 +34,9 @@ class _Seen:
     grid: Grid
     channels: int
     passive: bool
-    """Whether it only pools, pads or drops what another layer made."""
+    """Whether it is a layer without parts that only pools, pads, drops or moves what another one made."""
+    maker: bool
+    """Whether it is a layer without parts that made its output, or wrote over it."""
 
     @property
     def depth(self) -> int:
@@ -69,17 +71,22 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
         [('1', (8, 30, 30))]
     """
     with torch.inference_mode(False), torch.enable_grad(), NoFastPath():
-        seen, outputs = _run(module, size)
+        seen, flat, outputs = _run(module, size)
         scores = first_tensor(outputs)
         if not scores.requires_grad or not seen:
             raise ValueError(f"{type(module).__name__} has no layer with a spatial output to explain")
-        grads = torch.autograd.grad(scores.square().sum(), [s.output for s in seen], allow_unused=True)
+        # NaN reaches all that the outputs depend on, through weights that are zero as well.
+        nan = torch.full_like(scores, torch.nan)
+        grads = torch.autograd.grad(scores, [s.output for s in seen], nan, allow_unused=True)
     live = [s for s, g in zip(seen, grads, strict=True) if g is not None and _uses_places(s.grid.take(g))]
     class_maps = [s for s in live if _is_class_map(s, scores)]
-    maps = [s for s in live if not s.passive and s not in class_maps]
+    pooled = {id(s.output): s.passive for s in live if s.maker}  # a part of the network may end in a pooling layer
+    maps = [s for s in live if not (s.passive or pooled.get(id(s.output)) or s in class_maps)]
+    maps = [s for s in maps if s.grid.fits(size)] or maps
     ranked: list[Layer] = []
     if maps:
-        last = _outermost([s for s in maps if s.output is maps[-1].output], maps)
+        end = _before_head(maps, flat)
+        last = _outermost([s for s in maps if s.output is end.output], maps)
         ranked.append(last.layer("the last feature map before the head"))
         earlier = dict.fromkeys(s.places for s in reversed(maps) if s.places != last.places)
         ends = [min(reversed([s for s in maps if s.places == place]), key=lambda s: s.depth) for place in earlier]
@@ -94,19 +101,24 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
     return ranked[:limit]
 
 
-def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], Any]:
-    """Every layer that returns a map of places, in the order in which they finish, and the network's outputs."""
+def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], set[str], Any]:
+    """Every layer that returns a map of places, in the order in which they finish; the others' names; the outputs."""
     network = freeze(module)
-    seen: list[_Seen] = []
+    seen: dict[str, _Seen] = {}
+    flat: set[str] = set()
 
     def watch(name: str, layer: nn.Module) -> None:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
             first = _first(output)
             grid = None if first is None else grid_of(tuple(first.shape), size)
-            if first is not None and grid is not None and first.requires_grad:
-                kind = type(layer).__name__
-                passive = any(word in kind for word in ("Pool", "Pad", "Dropout"))
-                seen.append(_Seen(name, kind, first, grid, grid.take(first).shape[1], passive))
+            if first is None or grid is None or len(first) != 1:
+                flat.add(name)
+            elif first.requires_grad:
+                kind, leaf = type(layer).__name__, not any(layer.children())
+                passive = leaf and any(word in kind for word in _PASSIVE)
+                maker = leaf and not (passive and any(first is arg for arg in args))
+                seen.pop(name, None)  # a layer that runs more than once is explained at its last map
+                seen[name] = _Seen(name, kind, first, grid, grid.take(first).shape[1], passive, maker)
 
         layer.register_forward_hook(hook)
 
@@ -122,7 +134,10 @@ def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], Any]:
             f"{type(module).__name__} does not run on one image of 3 x {size[0]} x {size[1]} ({error}): "
             "name its size, or its target_layer"
         ) from error
-    return seen, outputs
+    return list(seen.values()), flat, outputs
+
+
+_PASSIVE = ("Pool", "Pad", "Drop", "StochasticDepth", "Identity", "Permute", "SwapAxes", "Flatten")
 
 
 def _first(output: Any) -> Tensor | None:
@@ -142,6 +157,12 @@ def _is_class_map(seen: _Seen, scores: Tensor) -> bool:
     if scores.ndim != 2 or seen.channels != scores.shape[1]:
         return False
     return torch.allclose(seen.grid.take(seen.output).mean(dim=(2, 3)), scores, rtol=1e-3, atol=1e-5)
+
+
+def _before_head(maps: list[_Seen], flat: set[str]) -> _Seen:
+    """The last map, or where it lies in a part that returns none (a head that begins with a norm), the last before."""
+    outside = [s for s in maps if not any(s.name.startswith(f"{name}.") for name in flat)]
+    return next((s for s in reversed(outside) if s.places == maps[-1].places), maps[-1])
 
 
 def _outermost(same: list[_Seen], maps: list[_Seen]) -> _Seen:

@@ -22,6 +22,10 @@ class Grid:
     prefix: int = 0
     """Tokens before the grid (class, registers): they stay what they are."""
 
+    def fits(self, image: tuple[int, int]) -> bool:
+        """Whether it has the proportions of an image of (H, W) pixels, up to the rounding of strides."""
+        return _fits(self.h, self.w, *image)
+
     def take(self, output: Tensor) -> Tensor:
         """The feature map ``(B, C, h, w)`` in a layer's output."""
         if self.layout == "channels first":
@@ -69,5 +73,4 @@ def grid_of(shape: tuple[int, ...], image: tuple[int, int]) -> Grid | None:
 
 
 def _fits(h: int, w: int, H: int, W: int) -> bool:
-    """Whether an h x w grid has the image's proportions, up to the rounding of strides."""
     return abs(h * W - w * H) < max(H, W)

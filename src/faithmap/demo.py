@@ -1,0 +1,347 @@
+"""Explained photos as words and pictures, and the demo's page that shows how to read them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the command line's --help reads this file
+    from PIL.Image import Image
+
+    from faithmap.attribution import Attribution
+    from faithmap.models import Prediction
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A photo with its maps, one attribution per method, and what is told about them."""
+
+    photo: Path
+    maps: Sequence[Attribution]
+    predictions: Sequence[Prediction]
+    """All classes, best first."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the tables, the page and the JSON document tell."""
+        explained = self.maps[0].samples[0].target["k"]
+        return {
+            "image": str(self.photo),
+            "prediction": asdict(self.predictions[0]),
+            "explained": asdict(next(p for p in self.predictions if p.index == explained)),
+            "top": [asdict(p) for p in self.predictions[:5]],
+            "methods": [_facts(att) for att in self.maps],
+        }
+
+    def picture(self, att: Attribution | None = None) -> Image:
+        """The photo, with a map over it; large ones made smaller, since they are shown small."""
+        from faithmap import draw
+        from faithmap.images import open_image
+
+        photo = open_image(self.photo)
+        photo.thumbnail((1000, 1000))
+        if att is None:
+            return photo
+        geometry = att.samples[0].geometry
+        assert geometry is not None  # photos have one, tensors do not
+        return draw.overlay(photo, replace(geometry, photo=photo.size).map_to_photo(att.normalized()[0]))
+
+    def panels(self) -> list[tuple[str, Image, str]]:
+        """The photo and its maps, each with a title and a line below."""
+        facts = self.facts()
+        rows = [("photo", self.picture(), f"predicted: {said(facts['prediction'])}")]
+        for att, about in zip(self.maps, facts["methods"], strict=True):
+            error = about["completeness_error"]
+            below = f"{spent(about['evaluations'])} · {seconds(about['seconds'])}\u00a0s"
+            below += "" if error is None else f" · error\u00a0{error:.0e}"
+            rows.append((att.method, self.picture(att), about["degenerate"] or below))
+        return rows
+
+
+def sheet(explained: Explained) -> Image:
+    """A page with the photo and every map over it."""
+    from faithmap import draw
+
+    panels, target = explained.panels(), said(explained.facts()["explained"])
+    rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]
+    return draw.grid(rows, title=f"{explained.photo.name}: which pixels say {target}", bar="unsigned")
+
+
+def save_picture(picture: Image, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    partial = path.with_name(f".{path.name[:60]}.{os.getpid()}.partial")
+    try:
+        picture.save(partial, "PNG")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def said(prediction: Mapping[str, Any]) -> str:
+    """A class and its probability in words."""
+    return f"{prediction['label']}, {percent(prediction['probability'])}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in words."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def seconds(value: float) -> str:
+    """Seconds with the digits that mean something."""
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def spent(evaluations: Mapping[str, float]) -> str:
+    """Network evaluations in words: "tail" are runs of the part behind the target layer, either way."""
+    counts = {name: evaluations.get(name, 0) for name in ("forward", "backward")}
+    counts["tail"] = evaluations.get("tail_forward", 0) + evaluations.get("tail_backward", 0)
+    return ", ".join(f"{count:g} {name}" for name, count in counts.items() if count) or "none"
+
+
+def write_demo(found: Sequence[Explained], folder: Path) -> Path:
+    """Write photos, overlays, a sheet and the page ``index.html``.
+
+    Args:
+        found: explained photos, by the same methods.
+        folder: where to; it exists.
+
+    Returns:
+        The page.
+    """
+    from faithmap import draw
+
+    sections = []
+    for one in found:
+        figures = []
+        for name, picture, below in one.panels():
+            path = save_picture(picture, folder / f"{one.photo.stem}-{name}.png")
+            figures.append(_figure(path.name, picture.size, name, below, one))
+        facts = one.facts()
+        others = "; ".join(said(p) for p in facts["top"][1:3])
+        sections.append(
+            _SECTION.substitute(
+                label=escape(facts["explained"]["label"]),
+                probability=percent(facts["explained"]["probability"]),
+                others=escape(others),
+                figures="\n".join(figures),
+            )
+        )
+    save_picture(
+        draw.grid([one.panels() for one in found], title="faithmap demo", bar="unsigned"), folder / "sheet.png"
+    )
+    photo = shlex.quote(str(folder / f"{found[0].photo.stem}-photo.png"))
+    page = _PAGE.substitute(
+        version=version("faithmap"),
+        ramp=_ramp(),
+        sections="\n".join(sections),
+        methods="\n".join(
+            f'<div><h3>{title}</h3><p>{about}</p><p class="faint">{source}</p></div>'
+            for title, source, about in _METHODS.values()
+        ),
+        commands="\n".join(
+            f"<dt>{about}</dt><dd><code>{escape(command.format(photo=photo))}</code></dd>" for about, command in _NEXT
+        ),
+    )
+    path = folder / "index.html"
+    partial = folder / f".index.html.{os.getpid()}.partial"
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _facts(att: Attribution) -> dict[str, Any]:
+    sample, how = att.samples[0], att.provenance
+    return {
+        "method": att.method,
+        "parameters": how["parameters"],
+        "layer": how["layer"],
+        "score": sample.score,
+        "seconds": how["seconds"] / how["images"],
+        "evaluations": how["evaluations"],
+        "completeness_error": sample.completeness_error,
+        "condition": sample.condition,
+        "degenerate": sample.degenerate,
+    }
+
+
+def _figure(file: str, size: tuple[int, int], name: str, below: str, one: Explained) -> str:
+    label = one.facts()["explained"]["label"]
+    title = _METHODS[name][0] if name in _METHODS else "Photo"
+    alt = f"The photo {one.photo.stem}" if name == "photo" else f"{title}: what speaks for {label}, over the photo"
+    return _FIGURE.substitute(
+        file=escape(file, quote=True),
+        width=size[0],
+        height=size[1],
+        alt=escape(alt, quote=True),
+        title=title,
+        below=escape(below),
+    )
+
+
+def _ramp() -> str:
+    """The colours of the maps, from nothing to the strongest, as CSS has them."""
+    import numpy as np
+
+    from faithmap.draw import colour
+
+    (colours,) = colour(np.linspace(0, 1, 12)[None])
+    return ", ".join("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in colours)
+
+
+_METHODS = {
+    "fame": (
+        "FAME",
+        "Zhang and Günther 2026",
+        "Changes the photo step by step so that the score of the class falls, and shows which pixels had to change. It "
+        "asks the whole network in 75 steps forwards and backwards, and its maps show fine detail.",
+    ),
+    "lift-cam": (
+        "LIFT-CAM",
+        "Jung and Oh 2021",
+        "Asks how much each feature map of the last layer adds to the score (its SHAP value, by DeepLIFT) and lays the "
+        "feature maps over each other with these weights. The parts have to add up to the score: the error says how "
+        "far off they are.",
+    ),
+    "grad-cam": (
+        "Grad-CAM",
+        "Selvaraju et al. 2017",
+        "Weighs the same feature maps by their mean gradient. Quick, widely used, and the one to compare with.",
+    ),
+}
+
+_NEXT = (
+    ("Your own photo", "faithmap explain YOUR_PHOTO.jpg"),
+    ("Another class: why might this be a lynx?", "faithmap explain {photo} --target lynx"),
+    (
+        "Does a map beat one that knows nothing of the network?",
+        "faithmap explain {photo} --methods lift-cam,fame,random",
+    ),
+    ("FAME with the 500 steps of its paper", "faithmap explain {photo} --methods fame --set fame.iterations=500"),
+    ("What does each place of the last feature map see?", "faithmap locations {photo}"),
+    ("Which methods and models are there?", "faithmap list methods"),
+    ("From Python", "import faithmap as fm; fm.explain(fm.load(), 'YOUR_PHOTO.jpg').overlay().save('map.png')"),
+)
+
+_FIGURE = Template("""<figure>
+<a href="$file"><img src="$file" width="$width" height="$height" alt="$alt"></a>
+<figcaption><b>$title</b> $below</figcaption>
+</figure>""")
+
+_SECTION = Template("""<section>
+<h2>$label <small>$probability</small></h2>
+<p class="faint">Next guesses: $others.</p>
+<div class="maps">
+$figures
+</div>
+</section>""")
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>faithmap: which pixels made it say that?</title>
+<style>
+:root { color-scheme: light dark; --paper: #fbfaf7; --card: #fff; --ink: #1c1c1e; --faint: #63656c; --rule: #e2e0da;
+  --accent: #a3330b; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #141416; --card: #1d1d20; --ink: #ececee; --faint: #a2a4ab; --rule: #313136; --accent: #ff9d6b; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 76rem; margin: 0 auto; padding: clamp(1.5rem, 5vw, 4rem) clamp(1rem, 4vw, 3rem); }
+h1 { font-size: clamp(2rem, 5vw, 3.25rem); line-height: 1.1; letter-spacing: -.025em; max-width: 20ch;
+  margin: .5rem 0 1rem; text-wrap: balance; }
+h2 { font-size: 1.6rem; line-height: 1.2; letter-spacing: -.015em; margin: 0 0 .5rem; }
+h2 small { font-size: 1.1rem; font-weight: 400; letter-spacing: 0; color: var(--faint); margin-left: .4em; }
+h2::first-letter { text-transform: uppercase; }
+h3 { margin: 0 0 .25rem; font-size: 1.0625rem; }
+p { margin: 0 0 1rem; max-width: 68ch; }
+a { color: var(--accent); }
+.name { color: var(--accent); font-weight: 650; }
+.faint, figcaption, footer { color: var(--faint); }
+section { margin-top: clamp(2.5rem, 6vw, 4.5rem); }
+.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); gap: 1rem; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: .75rem; overflow: hidden; }
+figure a { display: block; }
+figure img { display: block; width: 100%; height: auto; }
+figcaption { padding: .7rem .9rem .8rem; font-size: .875rem; line-height: 1.4; }
+figcaption b { display: block; color: var(--ink); font-size: 1rem; }
+.ramp { max-width: 30rem; margin: 1.5rem 0; }
+.ramp i { display: block; height: .9rem; border-radius: .45rem; background: linear-gradient(to right, $ramp); }
+.ramp span { display: flex; justify-content: space-between; font-size: .875rem; color: var(--faint);
+  margin-top: .3rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1.5rem 2rem;
+  margin-top: 1rem; }
+.cards p { margin: 0 0 .25rem; }
+.cards .faint { font-size: .875rem; }
+dl { margin: 1rem 0 0; }
+dt { margin-top: 1rem; }
+dd { margin: .3rem 0 0; }
+code { display: block; font: .9rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .55rem .8rem;
+  overflow-wrap: anywhere; }
+footer { margin-top: 4rem; padding-top: 1.25rem; border-top: 1px solid var(--rule); font-size: .875rem; }
+</style>
+</head>
+<body>
+<main>
+<header>
+<div class="name">faithmap $version</div>
+<h1>Which pixels made the network say that?</h1>
+<p>EfficientNet-Lite0, a network that knows 1000 kinds of things, looked at three photos. It was not told what is on
+them. The maps below show what made it decide as it did, found in three ways, on this computer.</p>
+</header>
+
+<section>
+<h2>How to read a map</h2>
+<div class="ramp"><i></i><span><span>does not count</span><span>counts most</span></span></div>
+<p>Where a photo looks untouched, its pixels did not count. The brighter the colour, the more they spoke for the class
+in the heading. Each map has its own scale, so compare where maps are bright and not how bright. The sides that are
+dimmed were cut off before the network saw the photo.</p>
+<p>A percentage is the probability that the network gave a class. Below each map stands its price: how often it ran the
+network (forward), its derivative (backward) or the part behind the last feature map (tail), and the seconds that took
+here.</p>
+</section>
+
+$sections
+
+<section>
+<h2>What each method does</h2>
+<div class="cards">
+$methods
+</div>
+</section>
+
+<section>
+<h2>Which one to believe</h2>
+<p>The map that looks best need not be right. Where methods agree, the pixels probably mattered; where they differ,
+doubt them. A map that is no better than one drawn without the network has shown nothing: the third command below draws
+such a map beside the others.</p>
+</section>
+
+<section>
+<h2>What to try next</h2>
+<dl>
+$commands
+</dl>
+</section>
+
+<footer>Photos from scikit-image: cat (chelsea) by Stéfan van der Walt, CC0; coffee by Rachel Michetti, CC0; rocket by
+SpaceX, public domain. All maps on one sheet: <a href="sheet.png">sheet.png</a>. This page needs no network.</footer>
+</main>
+</body>
+</html>
+""")
