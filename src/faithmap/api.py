@@ -243,6 +243,12 @@ def locality_by_layer(
 
     Raises:
         ValueError: something given does not fit.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 8, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> rows = locality_by_layer(fm.Classifier(net, size=32, target_layer="0"), torch.rand(1, 3, 32, 32), ["0"])
+        >>> rows[0].grid
+        (4, 4)
     """
     model = require_model(model)
     chosen = method or FAME(iterations=25, sigma=0)

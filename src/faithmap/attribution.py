@@ -366,20 +366,44 @@ class LocationMaps:
     layer: str
     shares: Tensor
     """``(h, w)``: how much of each map lies in the cell that CAM assumes the place sees."""
-    seen: Image.Image
-    """The picture as the network saw it."""
+    seen: Image.Image | None
+    """The picture as the network saw it; not saved."""
     provenance: Provenance
 
-    def figure(self, title: str | None = None) -> Image.Image:
-        """All maps at their places, each with the cell that CAM assumes."""
+    def figure(self, title: str | None = None, *, seen: Picture | None = None) -> Image.Image:
+        """All maps at their places, each with the cell that CAM assumes.
+
+        Args:
+            title: above everything.
+            seen: the picture as the network saw it, for maps that were loaded from a file.
+        """
+        base = self.seen if seen is None else open_image(seen)
+        if base is None:
+            raise ValueError("loaded maps hold no pixels: give the picture as the network saw it, figure(seen=picture)")
         h, w = self.maps.shape[:2]
         title = f"{self.provenance.model}, {self.layer}: what each of {h} x {w} places sees" if title is None else title
-        return draw.location_sheet(self.seen, self.maps, self.shares, title=title)
+        return draw.location_sheet(base, self.maps, self.shares, title=title)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write maps and provenance to a ``.safetensors`` file; no pixels."""
-        header = {"layer": self.layer, **dataclasses.asdict(self.provenance)}
-        return _write(path, {"maps": self.maps, "shares": self.shares}, "locations", header)
+        return _write(
+            path, {"maps": self.maps, "shares": self.shares}, "locations", dataclasses.asdict(self.provenance)
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LocationMaps:
+        """Read what `save` wrote; its figure then needs the picture as the network saw it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file holds something else.
+        """
+
+        def build(tensors: dict[str, Tensor], header: dict[str, Any]) -> LocationMaps:
+            about = Provenance(**header)
+            return cls(tensors["maps"], about.layer or "", tensors["shares"], None, about)
+
+        return _read(path, "locations", build)
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], kind: str, header: dict[str, Any]) -> Path:

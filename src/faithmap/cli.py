@@ -158,7 +158,7 @@ def explain(
             about["file"] = str(att.save(path.with_name(f"{stems[one.photo]}.{att.method}.safetensors")))
         told.append(facts)
         screen.explained(facts)
-    screen.document({"model": model, "images": told, "failed": failed})
+    screen.document({"model": net.name, "images": told, "failed": failed})
     return _code(len(told), failed)
 
 

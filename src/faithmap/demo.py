@@ -70,7 +70,7 @@ def sheet(explained: Explained) -> Image:
 
     panels, target = explained.panels(), said(explained.facts()["explained"])
     rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]
-    return draw.grid(rows, title=f"{explained.photo.name}: which pixels say {target}", bar="unsigned")
+    return draw.grid(rows, title=f"Which pixels say {target}, in {explained.photo.name}", bar="unsigned")
 
 
 def save_picture(picture: Image, path: Path) -> Path:

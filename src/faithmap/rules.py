@@ -376,7 +376,9 @@ def _slope(f: Callable[[Tensor], Tensor], a: Tensor, a0: Tensor, change: Tensor,
         middle = (a0 + step / 2).requires_grad_()
         (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
         slope = torch.where(close, derivative, slope)
-    return slope.nan_to_num_(0, 0, 0)  # nothing passes at a pole, as through PyTorch's norm at 0, nor between infinities
+    return slope.nan_to_num_(
+        0, 0, 0
+    )  # nothing passes at a pole, as through PyTorch's norm at 0, nor between infinities
 
 
 def _log_sigmoid(run: Interpreter, op: Any, x: Pair) -> Any:

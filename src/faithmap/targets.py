@@ -26,6 +26,8 @@ class Target(ABC):
     """Whether the score is affine in the network's outputs: closed forms need that."""
     at_layer: ClassVar[bool] = False
     """Whether the score reads the target layer's activations instead of the network's outputs."""
+    largest: int = -1
+    """The largest class index or place that it picks, known without asking the device; -1 where it picks none."""
 
     @abstractmethod
     def __call__(self, outputs: Any) -> Tensor:
@@ -363,7 +365,7 @@ def _set_indices(target: Target, **given: Indices) -> None:
         raise ValueError(f"{type(target).__name__} got {counts}: give as many of each, or one")
     for name, tensor in tensors.items():
         object.__setattr__(target, name, tensor.long().expand(rows))
-    object.__setattr__(target, "_largest", max(int(tensor.max()) for tensor in tensors.values()))
+    object.__setattr__(target, "largest", max(int(tensor.max()) for tensor in tensors.values()))
 
 
 @torch.inference_mode(False)
@@ -408,9 +410,10 @@ def _precise(t: Tensor) -> Tensor:
 
 
 def _pick(z: Tensor, target: Target, k: Any) -> Tensor:
-    largest: int = target._largest  # type: ignore[attr-defined]
-    if largest >= z.shape[1]:
-        raise ValueError(f"class {largest} does not exist: the network has {z.shape[1]} outputs, 0 to {z.shape[1] - 1}")
+    if target.largest >= z.shape[1]:
+        raise ValueError(
+            f"class {target.largest} does not exist: the network has {z.shape[1]} outputs, 0 to {z.shape[1] - 1}"
+        )
     return z.gather(1, k.to(z.device).expand(len(z))[:, None]).squeeze(1)
 
 

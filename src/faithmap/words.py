@@ -17,7 +17,7 @@ def did_you_mean(given: str, options: Iterable[str], limit: int = 5) -> str:
     """
     names = list(dict.fromkeys(options))
     lowered = {name.lower(): name for name in reversed(names)}
-    close = [lowered[key] for key in difflib.get_close_matches(given.lower(), lowered, n=limit, cutoff=0.5)]
+    close = [lowered[key] for key in difflib.get_close_matches(given.lower(), lowered, n=limit, cutoff=0.55)]
     close += [name for name in names if given and given.lower() in name.lower() and name not in close][
         : limit - len(close)
     ]

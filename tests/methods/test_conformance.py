@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,15 +40,6 @@ ON_ALL = pytest.mark.parametrize(
     ("name", "net"), [(name, net) for name in available() for net in NETS if net not in REFUSED.get(name, ())]
 )
 EXPLAINING = pytest.mark.parametrize("name", [name for name in available() if not get(name).control])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny networks are slower on many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def method(name: str) -> Method:

@@ -157,7 +157,7 @@ class Model:
         with frozen.lock:
             key = ("layers", self.size, self._named_layer)
             if key not in frozen.derived:
-                frozen.derived[key] = rank_layers(self.module, self.size, always=self._named_layer)
+                frozen.derived[key] = rank_layers(self.module, self.size, self.channels, always=self._named_layer)
             return list(frozen.derived[key])
 
     def check_layer(self, name: str) -> str:

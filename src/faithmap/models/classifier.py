@@ -64,6 +64,13 @@ class Classifier(Model):
             return self._checked(int(wanted))
         raise ValueError(f"there is no class {label!r}: {did_you_mean(label, self.labels or ())}")
 
+    def target(self, given: Any, batch: int) -> Target | None:
+        """As `Model.target`; classes beyond the labels are named before any work."""
+        target = super().target(given, batch)
+        if target is not None and target.largest >= 0 and not target.at_layer:
+            self._checked(target.largest)
+        return target
+
     def class_target(self, given: Any) -> Target:
         """A class index, a label, or a tensor of indices as `Logit`."""
         if isinstance(given, str):

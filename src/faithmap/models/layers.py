@@ -50,7 +50,9 @@ class _Seen:
         return Layer(self.name, self.kind, (self.channels, *self.places), why)
 
 
-def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always: str | None = None) -> list[Layer]:
+def rank_layers(
+    module: nn.Module, size: tuple[int, int], channels: int = 3, limit: int = 8, always: str | None = None
+) -> list[Layer]:
     """Candidate target layers of a network, best first: the last feature map before the head, then earlier stages.
 
     One forward and one backward pass of a frozen twin on noise show which layers return a map of places and whether
@@ -59,6 +61,7 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
     Args:
         module: any network that takes one image tensor.
         size: (H, W) of its input.
+        channels: of its input.
         limit: the most candidates.
         always: a layer to list in any case, as the one named for this network.
 
@@ -71,7 +74,7 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
         [('1', (8, 30, 30))]
     """
     with torch.inference_mode(False), torch.enable_grad(), NoFastPath():
-        seen, flat, outputs = _run(module, size)
+        seen, flat, outputs = _run(module, size, channels)
         scores = first_tensor(outputs)
         if not scores.requires_grad or not seen:
             raise ValueError(f"{type(module).__name__} has no layer with a spatial output to explain")
@@ -101,7 +104,7 @@ def rank_layers(module: nn.Module, size: tuple[int, int], limit: int = 8, always
     return ranked[:limit]
 
 
-def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], set[str], Any]:
+def _run(module: nn.Module, size: tuple[int, int], channels: int) -> tuple[list[_Seen], set[str], Any]:
     """Every layer that returns a map of places, in the order in which they finish; the others' names; the outputs."""
     network = freeze(module)
     seen: dict[str, _Seen] = {}
@@ -126,12 +129,12 @@ def _run(module: nn.Module, size: tuple[int, int]) -> tuple[list[_Seen], set[str
         if name:
             watch(name, layer)
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(like)
+    noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(like)
     try:
         outputs = network(noise.requires_grad_())
     except Exception as error:
         raise ValueError(
-            f"{type(module).__name__} does not run on one image of 3 x {size[0]} x {size[1]} ({error}): "
+            f"{type(module).__name__} does not run on one image of {channels} x {size[0]} x {size[1]} ({error}): "
             "name its size, or its target_layer"
         ) from error
     return list(seen.values()), flat, outputs
