@@ -1,31 +1,36 @@
 """Which pixels made a vision network say that, and can this map be trusted?"""
 
+from importlib import import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from faithmap import attribution, draw, images, methods, metrics, models, targets
-from faithmap.api import DegenerateMapWarning, explain, explain_locations, explain_pair, locality_by_layer
-from faithmap.attribution import Attribution, LocationMaps, PairAttribution
-from faithmap.models import Classifier, FaceEmbedder, load
-
-__all__ = [
-    "Attribution",
-    "Classifier",
-    "DegenerateMapWarning",
-    "FaceEmbedder",
-    "LocationMaps",
-    "PairAttribution",
-    "attribution",
-    "draw",
-    "explain",
-    "explain_locations",
-    "explain_pair",
-    "images",
-    "load",
-    "locality_by_layer",
-    "methods",
-    "metrics",
-    "models",
-    "targets",
-]
+if TYPE_CHECKING:
+    from faithmap import attribution, draw, images, methods, metrics, models, targets
+    from faithmap.api import DegenerateMapWarning, explain, explain_locations, explain_pair, locality_by_layer
+    from faithmap.attribution import Attribution, LocationMaps, PairAttribution
+    from faithmap.models import Classifier, FaceEmbedder, load
 
 __version__ = _version("faithmap")
+
+_MODULES = ("attribution", "draw", "images", "methods", "metrics", "models", "targets")
+_NAMES = {
+    "api": ("DegenerateMapWarning", "explain", "explain_locations", "explain_pair", "locality_by_layer"),
+    "attribution": ("Attribution", "LocationMaps", "PairAttribution"),
+    "models": ("Classifier", "FaceEmbedder", "load"),
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+
+__all__ = [*_MODULES, *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch takes seconds, and the command line's help needs none of it."""
+    if name in _MODULES:
+        return import_module(f"faithmap.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"faithmap.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'faithmap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -73,7 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 all is done, 1 some pictures failed, 2 nothing was done because what was asked cannot be,
         70 an unexpected error, 130 stopped by Ctrl-C.
+
+    Examples:
+        >>> main(["explain", "cat.jpg", "--no-such-option"])
+        2
     """
+    # Idle OpenMP threads must not spin: beside other processes they make torch a hundred times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
@@ -199,7 +205,7 @@ def verify(
         from faithmap.models import FaceEmbedder
         from faithmap.models.load import SOURCES
 
-        known = ", ".join(source.pattern for source in SOURCES if "face" in source.about)
+        known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
         if model is None:
             raise ValueError(f"verify needs --model, a face recogniser with the file of its weights: {known}")
         net = _load(model, device, precision)
@@ -603,7 +609,9 @@ def _measure_layers(
 
     failed: list[dict[str, str]] = []
     readable = list(_readable(net, images, failed))
+    about = {"model": net.name, "images": [str(image) for image in readable], "failed": failed}
     if not readable:
+        screen.document(about)
         return REFUSED
     with _asking():
         folder = _folder(out)
@@ -614,9 +622,8 @@ def _measure_layers(
         row = {"layer": one.layer, "grid": one.grid, "depth": i / max(1, len(measured) - 1), "share": one.share.mean}
         rows.append({**row, "low": one.share.low, "high": one.share.high, "chance": one.chance, "ceiling": one.ceiling})
     (stem,) = _stems(["locality"], ".png", out, images)
-    title = f"{net.name}: how much of what a place sees lies in the cell that CAM assumes"
+    title = f"{net.name}: how much of what a place sees lies in its own cell"
     path = save_picture(locality_chart(rows, title=title), folder / f"{stem}.png")
-    about = {"model": net.name, "images": [str(image) for image in readable], "failed": failed}
     screen.document({**about, "places": places, "iterations": iterations, "layers": rows, "chart": str(path)})
     photos = "1 photo" if len(readable) == 1 else f"{len(readable)} photos"
     screen.line(f"{net.name}: of what a place sees, the share in its own cell, over {photos}", style="bold")

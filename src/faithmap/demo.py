@@ -74,7 +74,7 @@ def sheet(explained: Explained) -> Image:
 
 
 def save_picture(picture: Image, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, whole or not at all; returns its path."""
     partial = path.with_name(f".{path.name[:60]}.{os.getpid()}.partial")
     try:
         picture.save(partial, "PNG")
@@ -85,22 +85,42 @@ def save_picture(picture: Image, path: Path) -> Path:
 
 
 def said(prediction: Mapping[str, Any]) -> str:
-    """A class and its probability in words."""
+    """A class and its probability in words.
+
+    Examples:
+        >>> said({"label": "tabby", "probability": 0.25})
+        'tabby, 25.0 %'
+    """
     return f"{prediction['label']}, {percent(prediction['probability'])}"
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share in words."""
+    """A share in words.
+
+    Examples:
+        >>> percent(0.0204, digits=2)
+        '2.04 %'
+    """
     return f"{100 * value:.{digits}f} %"
 
 
 def seconds(value: float) -> str:
-    """Seconds with the digits that mean something."""
+    """Seconds with the digits that mean something.
+
+    Examples:
+        >>> seconds(0.123), seconds(12.34)
+        ('0.12', '12.3')
+    """
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def spent(evaluations: Mapping[str, float]) -> str:
-    """Network evaluations in words: "tail" are runs of the part behind the target layer, either way."""
+    """Network evaluations in words: "tail" are runs of the part behind the target layer, either way.
+
+    Examples:
+        >>> spent({"forward": 1, "tail_forward": 2, "tail_backward": 1})
+        '1 forward, 3 tail'
+    """
     counts = {name: evaluations.get(name, 0) for name in ("forward", "backward")}
     counts["tail"] = evaluations.get("tail_forward", 0) + evaluations.get("tail_backward", 0)
     return ", ".join(f"{count:g} {name}" for name, count in counts.items() if count) or "none"

@@ -326,7 +326,8 @@ def _missing(path: Path) -> str:
     if not path.parent.is_dir():
         return f"{path} does not exist, nor does its folder"
     names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
-    return f"{path} does not exist: {did_you_mean(path.name, names) if names else 'its folder holds no files'}"
+    close = did_you_mean(path.name, names).partition(" (available")[0]
+    return f"{path} does not exist" + (f": {close}" if close.startswith("did you mean") else "")
 
 
 def _check_size(name: str, size: tuple[int, int], max_pixels: int) -> None:

@@ -28,8 +28,7 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -71,6 +70,8 @@ class Linearised:
     """m, of A's shape."""
     without_rule: tuple[str, ...]
     """What is not linear and passed a plain gradient: completeness need not hold through it."""
+    runs: int
+    """How often the function ran forward: to be recorded, on A, on the reference."""
 
 
 def linearise(
@@ -103,7 +104,8 @@ def linearise(
         leaf = A.detach().clone().requires_grad_()
         y = run.follow(Pair(leaf, reference.detach().clone()))
         multipliers = _gradient(y.value, leaf)
-    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(run.without_rule))
+    runs = graph.meta["runs"] + 2
+    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(run.without_rule), runs)
 
 
 def _plain_gradient(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor, why: str) -> Linearised:
@@ -113,7 +115,7 @@ def _plain_gradient(function: Callable[[Tensor], Tensor], A: Tensor, reference: 
         value = function(leaf.clone())  # it may work in place
         with torch.no_grad():
             at_reference = function(reference.detach().clone())
-        return Linearised(value.detach(), at_reference, _gradient(value, leaf), (why,))
+        return Linearised(value.detach(), at_reference, _gradient(value, leaf), (why,), runs=3)
 
 
 def _gradient(y: Tensor, leaf: Tensor) -> Tensor:
@@ -121,24 +123,19 @@ def _gradient(y: Tensor, leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if found is None else found
 
 
-_tracing_lock = threading.RLock()
-
-
-@contextmanager
-def tracing() -> Iterator[None]:
-    """Tracing patches nn.Module for the whole process: one at a time."""
-    with _tracing_lock:
-        yield
+_tracing = threading.RLock()  # tracing patches nn.Module for the whole process: one at a time
 
 
 def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
     """The function at A as a graph of functional operations, without in-place writes and views' side effects."""
-    with tracing(), torch.inference_mode(False), torch.no_grad(), NoFastPath():
+    with _tracing, torch.inference_mode(False), torch.no_grad(), NoFastPath():
         # Of a clone: the graph of a function that works in place would write to its input.
         graph: fx.GraphModule = make_fx(lambda a: function(a.clone()))(A.detach().clone())
-        if any(_writes(node.target) for node in graph.graph.nodes):
+        in_place = any(_writes(node.target) for node in graph.graph.nodes)
+        if in_place:
             # Only now, for functionalize does not look inside composite operations (selu_, cosine_similarity).
             graph = make_fx(functionalize(_with_copied_constants(graph)))(A.detach().clone())
+        graph.meta["runs"] = 1 + in_place
     return graph
 
 

@@ -44,7 +44,7 @@ class LIFTCAM(ActivationMap):
         """Coefficients by the closed form where there is one, else by replaced rules."""
         alpha, change, notes = coefficients(query)
         return Result(
-            maps=self.weigh(query, alpha.to(query.split.A.dtype)),
+            maps=self.weigh(query, alpha),
             completeness_error=(alpha.sum(dim=1) - change).abs(),
             condition=alpha.abs().sum(dim=1) / change.abs(),
             reasons=self.reasons(query, alpha),
@@ -63,7 +63,8 @@ def coefficients(query: Query) -> tuple[Tensor, Tensor, dict[str, str]]:
         return weights.double() * A.mean(dim=(2, 3)), change, {"coefficients": "closed form"}
     target = query.target
     found = linearise(lambda a: target(query.split.tail(a)), query.split.A, torch.zeros_like(query.split.A))
-    query.cost.tail_forward += (3 if "outputs" in query.__dict__ else 2) * len(query)  # recorded, on A, on 0
+    # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
+    query.cost.tail_forward += (found.runs - ("outputs" not in query.__dict__)) * len(query)
     query.cost.tail_backward += len(query)
     query.__dict__.setdefault("scores", found.value)
     how = {"coefficients": "replaced rules"}

@@ -61,5 +61,6 @@ def create(name: str, **parameters: Any) -> Method:
     known = [field.name for field in dataclasses.fields(method)]
     for parameter in parameters:
         if parameter not in known:
-            raise ValueError(f"{name} has no parameter {parameter!r}: {did_you_mean(parameter, known)}")
+            hint = did_you_mean(parameter, known) if known else "it has none"
+            raise ValueError(f"{name} has no parameter {parameter!r}: {hint}")
     return method(**parameters)

@@ -28,6 +28,8 @@ class Source:
     """How it is written: ``NAME`` stands for a variant, ``FILE`` for a path."""
     about: str
     make: Callable[..., Model]
+    kind: type[Model] = Classifier
+    """The class of model that it makes."""
     variants: tuple[str, ...] = ()
 
 
@@ -142,8 +144,11 @@ def _adaface(variant: str, file: str, **settings: Any) -> Model:
 def _torchvision(variant: str, weights: str = "DEFAULT", **settings: Any) -> Model:
     try:
         from torchvision import models
-    except ImportError as error:
-        raise ValueError("torchvision:NAME needs torchvision: pip install 'faithmap[torchvision]'") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+        raise ValueError(
+            f"torchvision:NAME needs a torchvision that fits torch {torch.__version__} ({error}): "
+            "pip install 'faithmap[torchvision]'"
+        ) from error
     names = models.list_models(module=models)
     if variant not in names:
         raise ValueError(f"torchvision has no classifier {variant!r}: {did_you_mean(variant, names)}")
@@ -171,6 +176,6 @@ SOURCES = (
     Source("torchvision:NAME", "torchvision's ImageNet classifiers: their weights are downloaded", _torchvision),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),
     Source("mobilenet_v2@FILE", "MobileNetV2 for ImageNet, torchvision's layout, mean and std 0.5", _mobilenet_v2),
-    Source("mobilefacenet@FILE", "MobileFaceNet, a small face recogniser", _mobilefacenet),
-    Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, _FACES),
+    Source("mobilefacenet@FILE", "MobileFaceNet, a small face recogniser", _mobilefacenet, FaceEmbedder),
+    Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, FaceEmbedder, _FACES),
 )

@@ -1,0 +1,363 @@
+"""The command line: what it writes and prints, what it refuses before any work, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import faithmap as fm
+from faithmap import cli
+from faithmap.cli import main
+from faithmap.demo import save_picture
+from tests import nets
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def classifier(module: torch.nn.Module, **settings: Any) -> fm.Classifier:
+    return fm.Classifier(module, size=32, labels=["ant", "bee", "cat", "dog", "eel"], **settings)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three small networks as models that the command line can name."""
+    room = sys.modules["faithmap.models.load"]  # the package's attribute of that name is the function
+
+    def seeded(make: Callable[[], fm.models.Model]) -> Callable[..., fm.models.Model]:
+        def build(**_: Any) -> fm.models.Model:
+            torch.manual_seed(0)
+            return make()
+
+        return build
+
+    sources = (
+        room.Source("tiny", "a classifier", seeded(lambda: classifier(nets.gap_linear().eval()))),
+        room.Source("deep", "a classifier", seeded(lambda: classifier(nets.VGGLike().eval()))),
+        room.Source("eyes", "a face recogniser", seeded(lambda: fm.FaceEmbedder(nets.Faces().eval(), size=32))),
+    )
+    monkeypatch.setattr(room, "SOURCES", sources)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return picture(tmp_path / "a cat ü.png")
+
+
+def picture(path: Path, size: tuple[int, int] = (48, 40)) -> Path:
+    noise = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(len(path.name)))
+    Image.fromarray(noise.byte().numpy()).save(path)
+    return path
+
+
+def test_explain_writes_the_maps_that_python_gives(run: Run, photo: Path, tmp_path: Path) -> None:
+    """The saved map is bit for bit that of fm.explain, with the values of --set; the sheet is a picture."""
+    out = tmp_path / "new" / "out"
+    code, printed, said = run(
+        "explain", photo, "-m", "tiny", "--methods", "lift-cam, fame", "--set", "fame.iterations=3",
+        "--set", "fame.step=1/100", "--set", "fame.clamp=true", "--set", "fame.stop_below=none", "-o", out,
+    )  # fmt: skip
+    assert (code, said) == (0, "")
+    assert "lift-cam" in printed
+    saved = fm.Attribution.load(out / "a cat ü.fame.safetensors")
+    method = fm.methods.FAME(iterations=3, step=0.01, clamp=True)
+    torch.testing.assert_close(saved.maps, fm.explain(fm.load("tiny"), photo, method).maps, rtol=0, atol=0)
+    assert saved.provenance["parameters"] == method.parameters
+    assert Image.open(out / "a cat ü.maps.png").mode == "RGB"
+    assert sorted(path.suffix for path in out.iterdir()) == [".png", ".safetensors", ".safetensors"]
+
+
+def test_json_is_one_document_and_the_only_thing_on_stdout(run: Run, photo: Path, tmp_path: Path) -> None:
+    """It holds the prediction, the explained class, and each method's cost and file."""
+    code, printed, _ = run(
+        "explain", photo, "-m", "tiny", "-t", "bee", "--methods", "cam,grad-cam", "--json", "-o", tmp_path
+    )
+    document = json.loads(printed)
+    (image,) = document["images"]
+    net = fm.load("tiny")
+    assert isinstance(net, fm.Classifier)
+    best = net.predict(photo)[0]
+    assert code == 0
+    assert image["prediction"] == {
+        "label": best.label,
+        "index": best.index,
+        "probability": pytest.approx(best.probability),
+    }
+    assert (image["explained"]["label"], image["explained"]["index"]) == ("bee", 1)
+    assert [method["method"] for method in image["methods"]] == ["cam", "grad-cam"]
+    assert all(Path(method["file"]).is_file() for method in image["methods"])
+    assert Path(image["sheet"]).is_file()
+
+
+def test_numbers_that_json_has_no_word_for_become_null() -> None:
+    """NaN and infinity, wherever they are."""
+    assert json.loads(json.dumps(cli._plain({"a": [float("nan"), 1.0], "b": (float("inf"),)}))) == {
+        "a": [None, 1.0],
+        "b": [None],
+    }
+
+
+def test_one_bad_picture_of_several_does_not_stop_the_others(run: Run, photo: Path, tmp_path: Path) -> None:
+    """Exit code 1, one line on stderr for it, and the others' files are there."""
+    (tmp_path / "text.jpg").write_text("no picture")
+    images = (photo, tmp_path / "text.jpg", tmp_path / "absent.png", picture(tmp_path / "b.png"))
+    code, printed, said = run("explain", *images, "-m", "tiny", "--methods", "cam", "-o", tmp_path / "out", "--json")
+    document = json.loads(printed)
+    assert code == 1
+    assert len(said.splitlines()) == 2
+    assert [one["image"] for one in document["failed"]] == [str(images[1]), str(images[2])]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a cat ü.maps.png", "b.maps.png"}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_batch_size_changes_no_file(run: Run, tmp_path: Path, size: int) -> None:
+    """Each picture's map is its own, whatever was computed beside it."""
+    images = [picture(tmp_path / f"{name}.png") for name in ("x", "yy", "zzz")]
+    run("explain", *images, "-m", "tiny", "--methods", "lift-cam", "-o", tmp_path, "--batch-size", size)
+    for image in images:
+        saved = fm.Attribution.load(image.with_suffix(".lift-cam.safetensors"))
+        torch.testing.assert_close(saved.maps, fm.explain(fm.load("tiny"), image).maps, rtol=1e-4, atol=1e-6)
+
+
+def test_pictures_of_one_name_get_files_of_their_own_and_photos_are_never_overwritten(run: Run, tmp_path: Path) -> None:
+    """Same base name in two folders and in two formats; a photo that is called as a sheet would be."""
+    (tmp_path / "sub").mkdir()
+    images = [picture(tmp_path / "x.png"), picture(tmp_path / "sub" / "x.png"), picture(tmp_path / "x.maps.png")]
+    before = [image.read_bytes() for image in images]
+    code, printed, _ = run("explain", *images, "-m", "tiny", "--methods", "cam", "-o", tmp_path, "--json")
+    told = json.loads(printed)["images"]
+    assert code == 0
+    assert len({one["sheet"] for one in told} | {one["methods"][0]["file"] for one in told}) == 6
+    assert [image.read_bytes() for image in images] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--model", "tinny"], "did you mean tiny"),
+        (["--methods", "fame,lift"], "lift-cam"),
+        (["--methods", " , "], "available"),
+        (["--set", "lift-cam.layers=x"], "did you mean layer"),
+        (["--set", "fame.iterations=abc"], "whole number"),
+        (["--set", "fame.step=1/0"], "finite number"),
+        (["--set", "fame.clamp=maybe"], "True or False"),
+        (["--set", "cam.layer=x"], "not among the methods"),
+        (["--set", "fame"], "METHOD.NAME=VALUE"),
+        (["--set", "lift-cam.layer=99"], "no layer '99'"),
+        (["--target", "beee"], "did you mean bee"),
+        (["--target", "5"], "0 to 4"),
+        (["--device", "tpu"], "'cpu'"),
+        (["--precision", "fp16"], "'bf16'"),
+        (["--model", "eyes"], "faithmap verify"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_before_any_work(
+    run: Run, photo: Path, tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    """Exit code 2, one line on stderr that names what would work, nothing on stdout, no folder made."""
+    model = [] if "--model" in arguments else ["--model", "tiny"]
+    code, printed, said = run("explain", photo, *model, *arguments, "--out", tmp_path / "out")
+    assert (code, printed, len(said.splitlines())) == (2, "", 1)
+    assert said.startswith("error: ")
+    assert word in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(run: Run, photo: Path) -> None:
+    """A path under a file."""
+    code, _, said = run("explain", photo, "-m", "tiny", "-o", photo / "out")
+    assert (code, "is a file" in said) == (2, True)
+
+
+def test_a_method_that_does_not_fit_the_network_leaves_no_file(run: Run, photo: Path, tmp_path: Path) -> None:
+    """CAM behind a head of several layers: known only once the network runs, and still nothing is half done."""
+    code, printed, said = run("explain", photo, "-m", "deep", "--methods", "grad-cam,cam", "-o", tmp_path / "out")
+    assert (code, printed, len(said.splitlines())) == (2, "", 1)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_only_unreadable_pictures_is_refused_and_makes_no_folder(run: Run, tmp_path: Path) -> None:
+    """Nothing was done, so the exit code is 2."""
+    code, _, said = run("explain", tmp_path / "absent.png", "-m", "tiny", "-o", tmp_path / "out")
+    assert (code, len(said.splitlines()), (tmp_path / "out").exists()) == (2, 1, False)
+
+
+def test_ctrl_c_is_told_in_one_line(run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 130 and no traceback."""
+    monkeypatch.setattr(fm, "explain", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, _, said = run("explain", photo, "-m", "tiny", "-o", tmp_path / "out")
+    assert (code, said) == (130, "stopped: what had been written is whole\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, KeyError, EOFError])
+def test_a_bug_shows_its_traceback(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Exit code 70; a ValueError that faithmap did not raise is no refusal."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise error("broken")
+
+    monkeypatch.setattr(fm, "explain", broken)
+    code, _, said = run("explain", photo, "-m", "tiny", "-o", tmp_path / "out")
+    assert (code, "Traceback" in said, "broken" in said) == (70, True, True)
+
+
+def test_a_degenerate_map_is_told_in_a_line(run: Run, photo: Path, tmp_path: Path) -> None:
+    """FAME that ends before its first step: a warning, the reason in the document, exit code 0."""
+    ask = (
+        "explain",
+        photo,
+        "-m",
+        "tiny",
+        "--methods",
+        "fame",
+        "--set",
+        "fame.stop_below=1000",
+        "-o",
+        tmp_path,
+        "--json",
+    )
+    code, printed, said = run(*ask)
+    assert code == 0
+    assert said.startswith("warning: fame on a cat ü.png: ")
+    assert "stop_below" in json.loads(printed)["images"][0]["methods"][0]["degenerate"]
+    assert run(*ask, "--quiet")[2] == ""
+
+
+def test_quiet_prints_nothing(run: Run, photo: Path, tmp_path: Path) -> None:
+    """Files are written all the same."""
+    assert run("explain", photo, "-m", "tiny", "--methods", "cam", "-o", tmp_path, "-q") == (0, "", "")
+    assert (tmp_path / "a cat ü.maps.png").is_file()
+
+
+@pytest.mark.parametrize("decision", ["match", "no match", None])
+def test_verify_tells_score_threshold_and_decision(run: Run, photo: Path, tmp_path: Path, decision: str | None) -> None:
+    """The score is the model's own similarity; a figure and a file per method; no decision without a threshold."""
+    other, face = picture(tmp_path / "b.png"), fm.load("eyes")
+    assert isinstance(face, fm.FaceEmbedder)
+    score = face.similarity(photo, other)
+    threshold = None if decision is None else score - 0.01 if decision == "match" else score + 0.01
+    given = () if threshold is None else ("--threshold", threshold)
+    ask = ("verify", photo, other, "-m", "eyes", "--methods", "grad-cam,random", "-o", tmp_path / "out", *given)
+    code, printed, _ = run(*ask, "--json")
+    document = json.loads(printed)
+    assert code == 0
+    assert document["score"] == pytest.approx(score, abs=1e-5)
+    assert document["match"] is (None if decision is None else decision == "match")
+    saved = fm.PairAttribution.load(document["methods"][0]["file"])
+    assert saved.threshold == threshold
+    assert all(Path(method["figure"]).is_file() for method in document["methods"])
+    assert run(*ask)[1].splitlines()[0].endswith(decision or "no decision without --threshold")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [([], "eyes"), (["-m", "tiny"], "eyes"), (["-m", "eyes", "--threshold", "nan"], "-1 to 1")],
+)
+def test_verify_refuses(run: Run, photo: Path, tmp_path: Path, arguments: list[str], word: str) -> None:
+    """No model, a classifier, a threshold that is no cosine: one line that names what would work."""
+    code, _, said = run("verify", photo, photo, *arguments, "-o", tmp_path / "out")
+    assert (code, len(said.splitlines()), word in said) == (2, 1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_locations_of_one_layer(run: Run, photo: Path, tmp_path: Path) -> None:
+    """One share per place of the layer, as fm.explain_locations gives them; null where a place is dead."""
+    code, printed, _ = run(
+        "locations", photo, "-m", "tiny", "--layer", "2", "--iterations", 2, "-o", tmp_path, "--json"
+    )
+    document = json.loads(printed)
+    method = fm.methods.FAME(iterations=2, sigma=2.0)
+    shares = fm.explain_locations(fm.load("tiny"), photo, "2", method=method).shares
+    assert code == 0
+    told = torch.tensor([[float("nan") if share is None else share for share in row] for row in document["shares"]])
+    torch.testing.assert_close(told, shares, rtol=1e-4, atol=1e-6, equal_nan=True)
+    assert Path(document["sheet"]).is_file()
+
+
+def test_locations_of_all_layers(run: Run, photo: Path, tmp_path: Path) -> None:
+    """A row per suggested layer over the readable photos, from shallow to deep; a chart; code 1 for the bad one."""
+    ask = ("locations", photo, tmp_path / "absent.png", "-m", "deep", "--all-layers", "--places", 4, "--iterations", 2)
+    code, printed, said = run(*ask, "-o", tmp_path / "out", "--json")
+    document = json.loads(printed)
+    areas = [h * w for h, w in (row["grid"] for row in document["layers"])]
+    assert (code, len(said.splitlines()), document["images"]) == (1, 1, [str(photo)])
+    assert areas == sorted(areas, reverse=True)
+    assert len(areas) == len(fm.load("deep").suggest_layers())
+    assert all(row["low"] <= row["share"] <= row["high"] for row in document["layers"])
+    assert Path(document["chart"]).is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--layer", "0", "--all-layers"], ["--places", "3"], ["--layer", "nine"], ["again.png"]]
+)
+def test_locations_refuses_what_does_not_go_together(
+    run: Run, photo: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    """In one line, before any work."""
+    code, _, said = run("locations", photo, *arguments, "-m", "tiny", "-o", tmp_path / "out")
+    assert (code, len(said.splitlines()), (tmp_path / "out").exists()) == (2, 1, False)
+
+
+def test_a_layer_with_too_many_places_for_a_sheet_is_refused(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before hours of work."""
+    monkeypatch.setattr(cli, "MOST_PLACES", 10)
+    code, _, said = run("locations", photo, "-m", "tiny", "--layer", "2")
+    assert (code, "16 x 16 places" in said, "--all-layers" in said) == (2, True, True)
+
+
+def test_list_tells_what_the_registries_hold(run: Run) -> None:
+    """Every method with its parameters and defaults, every model, every suggested layer; as tables and as JSON."""
+    listed = json.loads(run("list", "methods", "--json")[1])
+    assert {one["name"]: one["parameters"] for one in listed} == {
+        name: fm.methods.create(name).parameters for name in fm.methods.available()
+    }
+    assert all(one["about"] for one in listed)
+    assert [one["name"] for one in json.loads(run("list", "models", "--json")[1])] == fm.models.available()
+    layers = [layer.name for layer in fm.load("deep").suggest_layers()]
+    assert [one["name"] for one in json.loads(run("list", "layers", "-m", "deep", "--json")[1])] == layers
+    for what in ("methods", "models", "layers"):
+        code, printed, _ = run("list", what, "-m", "deep")
+        assert (code, len(printed.splitlines()) > 2) == (0, True)
+    assert run("list", "metric")[0] == 2
+
+
+def test_help_and_version(run: Run) -> None:
+    """Every command explains itself; without arguments the program does."""
+    assert run("--version")[:2] == (0, f"faithmap {fm.__version__}\n")
+    for command in ((), ("explain",), ("verify",), ("locations",), ("list",), ("demo",)):
+        code, printed, _ = run(*command, "--help")
+        assert (code, "Usage" in printed) == (0, True)
+    assert "personal data" in run("verify", "--help")[1]
+    assert run()[1] == run("--help")[1]
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """When the encoder fails, what was there stays and nothing is left beside it."""
+    path = picture(tmp_path / "x.png")
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="cannot write mode"):
+        save_picture(Image.new("HSV", (2, 2)), path)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
