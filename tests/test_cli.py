@@ -41,7 +41,7 @@ def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = (
         room.Source("tiny", "a classifier", seeded(lambda: classifier(nets.gap_linear().eval()))),
         room.Source("deep", "a classifier", seeded(lambda: classifier(nets.VGGLike().eval()))),
-        room.Source("eyes", "a face recogniser", seeded(lambda: fm.FaceEmbedder(nets.Faces().eval(), size=32))),
+        room.Source("eyes", "a face", seeded(lambda: fm.FaceEmbedder(nets.Faces().eval(), size=32)), fm.FaceEmbedder),
     )
     monkeypatch.setattr(room, "SOURCES", sources)
 

@@ -20,7 +20,26 @@ _NAMES = {
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
-__all__ = [*_MODULES, *_HOMES]
+__all__ = [
+    "Attribution",
+    "Classifier",
+    "DegenerateMapWarning",
+    "FaceEmbedder",
+    "LocationMaps",
+    "PairAttribution",
+    "attribution",
+    "draw",
+    "explain",
+    "explain_locations",
+    "explain_pair",
+    "images",
+    "load",
+    "locality_by_layer",
+    "methods",
+    "metrics",
+    "models",
+    "targets",
+]
 
 
 def __getattr__(name: str) -> Any:
