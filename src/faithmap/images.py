@@ -326,6 +326,8 @@ def _missing(path: Path) -> str:
     if not path.parent.is_dir():
         return f"{path} does not exist, nor does its folder"
     names = sorted(entry.name for entry in path.parent.iterdir() if entry.is_file())
+    if not names:
+        return f"{path} does not exist: its folder holds no files"
     close = did_you_mean(path.name, names).partition(" (available")[0]
     return f"{path} does not exist" + (f": {close}" if close.startswith("did you mean") else "")
 
