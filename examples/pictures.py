@@ -80,7 +80,7 @@ def pair() -> None:
     ImageDraw.Draw(covered).rectangle((16, 74, 96, 112), fill=(70, 80, 110))
     save(
         fm.explain_pair(face, covered, crop).figure("MobileFaceNet and FAME: the same face, its mouth covered"),
-        "pair.png",
+        "pair.jpg",
     )
 
 

@@ -291,7 +291,7 @@ def plain(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
     packet = getattr(op, "overloadpacket", op)
     moves = any(pair.value.requires_grad for pair in live)  # where not, the gradient was lost earlier, and named there
     tensors = [*(pair.value for pair in live), *tree_flatten(value)[0]]
-    known = _always_linear(op, len(live)) and all(t.is_floating_point() for t in tensors)
+    known = _always_linear(op, len(live)) and all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors)
     if moves and not known and not _acts_linearly(op, args, kwargs, value, reference):
         run.without_rule[str(packet)] = None
     if isinstance(value, (tuple, list)):
@@ -311,8 +311,6 @@ def _acts_linearly(op: Any, args: Any, kwargs: Any, value: Any, reference: Any) 
 
     Asked of values alone, for many linear operations have no forward derivative.
     """
-    if _writes(op):
-        return False  # it cannot be asked again
     outs, outs0 = (tree_flatten(tree)[0] for tree in (value, reference))
     # What has no gradient (indices, conditions) must not change.
     if any(
@@ -373,9 +371,8 @@ def _slope(f: Callable[[Tensor], Tensor], a: Tensor, a0: Tensor, change: Tensor,
         middle = (a0 + step / 2).requires_grad_()
         (derivative,) = torch.autograd.grad(f(middle).sum(), middle)
         slope = torch.where(close, derivative, slope)
-    return slope.nan_to_num_(
-        0, 0, 0
-    )  # nothing passes at a pole, as through PyTorch's norm at 0, nor between infinities
+    # Nothing passes at a pole, as through PyTorch's norm at 0, nor between infinities.
+    return slope.nan_to_num_(0, 0, 0)
 
 
 def _log_sigmoid(run: Interpreter, op: Any, x: Pair) -> Any:
@@ -408,10 +405,10 @@ def _product(run: Interpreter, op: Any, u: Any, v: Any) -> Any:
     return Pair(with_gradient(out, of=op(u.value, at_v) + op(at_u, v.value)), out0)
 
 
-def _divide(run: Interpreter, op: Any, u: Any, n: Any, *, rounding_mode: str | None = None) -> Any:
+def _divide(run: Interpreter, op: Any, u: Any, n: Any, **how: Any) -> Any:
     """A live denominator is a normaliser: ``u / n = u * (1/n)``."""
-    if rounding_mode or not isinstance(n, Pair):
-        return plain(run, op, u, n, rounding_mode=rounding_mode) if rounding_mode else plain(run, op, u, n)
+    if not isinstance(n, Pair) or how.get("rounding_mode"):
+        return plain(run, op, u, n, **how)
     return run(aten.mul.Tensor, run(aten.reciprocal.default, n), u)
 
 
