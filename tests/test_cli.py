@@ -17,6 +17,7 @@ import faithmap as fm
 from faithmap import cli
 from faithmap.cli import main
 from faithmap.demo import save_picture
+from faithmap.terminal import plain
 from tests import nets
 
 Run = Callable[..., tuple[int, str, str]]
@@ -108,7 +109,7 @@ def test_json_is_one_document_and_the_only_thing_on_stdout(run: Run, photo: Path
 
 def test_numbers_that_json_has_no_word_for_become_null() -> None:
     """NaN and infinity, wherever they are."""
-    assert json.loads(json.dumps(cli._plain({"a": [float("nan"), 1.0], "b": (float("inf"),)}))) == {
+    assert json.loads(json.dumps(plain({"a": [float("nan"), 1.0], "b": (float("inf"),)}))) == {
         "a": [None, 1.0],
         "b": [None],
     }

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
-import math
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from faithmap.demo import Explained, percent, said, save_picture, seconds, sheet, spent, write_demo
+from faithmap.demo import Explained, percent, save_picture, seconds, sheet, spent, write_demo
+from faithmap.terminal import (
+    BUG,
+    DONE,
+    REFUSED,
+    STOPPED,
+    RefusedError,
+    Screen,
+    asking,
+    check_folder,
+    check_layers,
+    chosen_methods,
+    exit_code,
+    free_stems,
+    load_classifier,
+    load_model,
+    made_folder,
+    refuse,
+    screen_for,
+    tell,
+)
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help does not
     from torch import Tensor
@@ -31,8 +45,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help d
     from faithmap.methods import Method
     from faithmap.models import Classifier, Model
 
-DONE, SOME_FAILED, REFUSED, BUG, STOPPED = 0, 1, 2, 70, 130
-"""Exit codes: all is done; some pictures failed; nothing was done; a traceback was printed; Ctrl-C."""
 MODEL, OUT = "efficientnet-lite0", Path("faithmap-out")
 MOST_PLACES = 1024
 """Of a sheet of locations: with more, a tile is a few pixels wide and the maps take gigabytes."""
@@ -60,10 +72,6 @@ app = typer.Typer(
 _UsageError: Any = typer.BadParameter.__mro__[1]  # click's; typer holds it under another name in each version
 
 
-class RefusedError(Exception):
-    """What was asked cannot be done; the message says what can."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -85,14 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what the terminal cannot show
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: _tell("warning", message)
+            warnings.showwarning = lambda message, *_, **__: tell("warning", message)
             code = typer.main.get_command(app).main(arguments, "faithmap", standalone_mode=False)
     except RefusedError as error:
         logging.getLogger(__name__).debug("refused", exc_info=error)
-        return _refuse(error)
+        return refuse(error)
     except _UsageError as error:
         path = error.ctx.command_path if error.ctx else "faithmap"
-        return _refuse(f"{error.format_message().rstrip('.')}: see {path} --help")
+        return refuse(f"{error.format_message().rstrip('.')}: see {path} --help")
     except typer.Abort as error:  # older typers turn Ctrl-C into it, and EOFError too
         if not isinstance(error.__cause__, KeyboardInterrupt):
             traceback.print_exc()
@@ -102,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return BUG
     if code == STOPPED:
-        _tell("stopped", "what had been written is whole")
+        tell("stopped", "what had been written is whole")
     return int(code or DONE)
 
 
@@ -145,15 +153,15 @@ def explain(
     Writes one PNG per photo with every map over it, and for each method the raw
     map and how it was made as a .safetensors file.
     """
-    screen = _screen(as_json, quiet, verbose)
-    with _asking():
-        chosen = _methods(methods, setting)
-        _check_folder(out)
-        net = _classifier(model, device, precision)
-        _check_layers(net, chosen)
+    screen = screen_for(as_json, quiet, verbose)
+    with asking():
+        chosen = chosen_methods(methods, setting)
+        check_folder(out)
+        net = load_classifier(model, device, precision)
+        check_layers(net, chosen)
         net.target(target, 1)
     images = list(dict.fromkeys(images))
-    stems = dict(zip(images, _stems([image.stem for image in images], ".maps.png", out, images), strict=True))
+    stems = dict(zip(images, free_stems([image.stem for image in images], ".maps.png", out, images), strict=True))
     ask = {"target": target, "batch_size": batch_size, "seed": seed, "precision": precision, "progress": screen.bar}
     told: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -165,7 +173,7 @@ def explain(
         told.append(facts)
         screen.explained(facts)
     screen.document({"model": net.name, "images": told, "failed": failed})
-    return _code(len(told), failed)
+    return exit_code(len(told), failed)
 
 
 @app.command()
@@ -195,10 +203,10 @@ def verify(
     for them; the .safetensors files hold maps and how they were made, no pixels
     and no embeddings. Nothing leaves this machine.
     """
-    screen = _screen(as_json, quiet, verbose)
-    with _asking():
-        chosen = _methods(methods, setting)
-        _check_folder(out)
+    screen = screen_for(as_json, quiet, verbose)
+    with asking():
+        chosen = chosen_methods(methods, setting)
+        check_folder(out)
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
         from faithmap import explain_pair
@@ -208,16 +216,16 @@ def verify(
         known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
         if model is None:
             raise ValueError(f"verify needs --model, a face recogniser with the file of its weights: {known}")
-        net = _load(model, device, precision)
+        net = load_model(model, device, precision)
         if not isinstance(net, FaceEmbedder):
             raise ValueError(f"{model} is no face recogniser: use {known}")
         net.threshold = threshold
-        _check_layers(net, chosen)
+        check_layers(net, chosen)
         net.read([probe, gallery])
-        folder = _folder(out)
+        folder = made_folder(out)
         ask: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "precision": precision, "progress": screen.bar}
         pairs = [explain_pair(net, probe, gallery, method, **ask) for method in chosen]
-    (stem,) = _stems([f"{probe.stem}-{gallery.stem}"], f".{chosen[0].name}.png", out, [probe, gallery])
+    (stem,) = free_stems([f"{probe.stem}-{gallery.stem}"], f".{chosen[0].name}.png", out, [probe, gallery])
     told = []
     for pair in pairs:
         how = pair.probe.similar.provenance
@@ -257,8 +265,8 @@ def locations(
     verbose: Verbose = 0,
 ) -> int:
     """Show what each place of a feature map sees: the cell of the photo behind it, as CAM methods assume, or more."""
-    screen = _screen(as_json, quiet, verbose)
-    with _asking():
+    screen = screen_for(as_json, quiet, verbose)
+    with asking():
         if all_layers and layer:
             raise ValueError("--layer asks for one layer and --all-layers for every one: give one of them")
         if places and not all_layers:
@@ -267,8 +275,8 @@ def locations(
             raise ValueError(
                 f"a sheet shows one photo, got {len(images)}: give one, or measure several by --all-layers"
             )
-        _check_folder(out)
-        net = _load(model, device)
+        check_folder(out)
+        net = load_model(model, device)
         net = net if layer is None else net.at(layer)
     ask = {"batch_size": batch_size, "progress": screen.bar}
     if all_layers:
@@ -284,8 +292,8 @@ def list_(
     verbose: Verbose = 0,
 ) -> int:
     """List the methods with their parameters, the models, or the layers of a model."""
-    screen = _screen(as_json, False, verbose)
-    with _asking():
+    screen = screen_for(as_json, False, verbose)
+    with asking():
         from faithmap.words import did_you_mean
 
         known = {"methods": _list_methods, "models": _list_models, "layers": _list_layers}
@@ -298,10 +306,10 @@ def list_(
 @app.command()
 def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbose = 0) -> int:
     """Explain three photos that come with the package, offline, and write a page that tells how to read the maps."""
-    screen = _screen(False, quiet, verbose)
-    with _asking():
-        _check_folder(out)
-        net, chosen = _classifier(MODEL, "cpu"), _methods("fame,lift-cam,grad-cam", None)
+    screen = screen_for(False, quiet, verbose)
+    with asking():
+        check_folder(out)
+        net, chosen = load_classifier(MODEL, "cpu"), chosen_methods("fame,lift-cam,grad-cam", None)
     with as_file(files("faithmap") / "assets" / "photos") as photos:
         found = []
         images = [photos / f"{name}.jpg" for name in ("cat", "coffee", "rocket")]
@@ -311,218 +319,6 @@ def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbos
         page = write_demo(found, out.expanduser())
     screen.line(f"The pictures are in {page.parent}: open {page} in a browser.")
     return DONE
-
-
-# -- what the terminal shows ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Screen:
-    """Tables or the JSON document on stdout, bars on stderr."""
-
-    as_json: bool
-    quiet: bool
-
-    @property
-    def bar(self) -> bool:
-        """Whether somebody would see a progress bar."""
-        return not self.quiet and sys.stderr.isatty()
-
-    def line(self, text: str, style: str = "") -> None:
-        """A line for people."""
-        if not (self.as_json or self.quiet):
-            self._console().print(text, style=style, soft_wrap=True)
-
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], leading: int = 0) -> None:
-        """A table for people, with so many empty lines below each row."""
-        if self.as_json or self.quiet:
-            return
-        table = Table(box=None, padding=(0, 3, leading, 0), pad_edge=False, header_style="dim")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        self._console().print(table)
-
-    def explained(self, facts: Mapping[str, Any]) -> None:
-        """One picture's results."""
-        target, prediction, rows = facts["explained"], facts["prediction"], []
-        other = "" if target == prediction else f" (predicted: {said(prediction)})"
-        self.line(f"{facts['image']}: {said(target)}{other}", style="bold")
-        for about in facts["methods"]:
-            error = about["completeness_error"]
-            adds_up = "" if error is None else f"{error:.1e}"
-            row = (about["method"], seconds(about["seconds"]), spent(about["evaluations"]), adds_up)
-            rows.append(row)
-        self.table(("method", "seconds", "evaluations", "completeness error"), rows)
-        if "sheet" in facts:
-            self.line(f"maps over the photo: {facts['sheet']}")
-            self.line(f"raw maps: {', '.join(about['file'] for about in facts['methods'])}")
-        self.line("")
-
-    def document(self, content: Any) -> None:
-        """The JSON document."""
-        if self.as_json:
-            sys.stdout.write(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-
-    @staticmethod
-    def _console() -> Console:
-        width = None if sys.stdout.isatty() else 200  # a pipe has no width to keep to
-        return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-def _screen(as_json: bool, quiet: bool, verbose: int) -> Screen:
-    if verbose:
-        logging.basicConfig(format="%(name)s: %(message)s")
-        logging.getLogger("faithmap").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
-    if quiet:
-        warnings.simplefilter("ignore")  # until `main` ends
-    return Screen(as_json, quiet)
-
-
-def _tell(kind: str, message: object) -> None:
-    colour = typer.colors.RED if kind == "error" else typer.colors.YELLOW
-    typer.echo(f"{typer.style(f'{kind}:', fg=colour, bold=True)} {' '.join(str(message).split())}", err=True)
-
-
-def _refuse(message: object) -> int:
-    _tell("error", message)
-    return REFUSED
-
-
-def _code(done: int, failed: Sequence[object]) -> int:
-    return DONE if not failed else SOME_FAILED if done else REFUSED
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it: numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# -- checks before any work -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _asking() -> Iterator[None]:
-    """Take the errors by which the library refuses for answers; a ValueError that others raise is a bug, and stays."""
-    try:
-        yield
-    except OSError as error:
-        raise RefusedError(error) from error
-    except ValueError as error:
-        *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-        if not str(frame.f_globals.get("__name__")).startswith("faithmap"):
-            raise
-        raise RefusedError(error) from error
-
-
-def _methods(names: str, settings: Sequence[str] | None) -> list[Method]:
-    """The methods by their names, each once, with the values of ``--set``."""
-    from faithmap import methods
-    from faithmap.words import did_you_mean
-
-    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    if not wanted:
-        raise ValueError(f"--methods names no method: {did_you_mean('', methods.available())}")
-    hints = {name: get_type_hints(methods.get(name)) for name in wanted}
-    parameters: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    for setting in settings or ():
-        key, equals, text = setting.partition("=")
-        name, _, parameter = key.strip().partition(".")
-        if not (equals and name and parameter):
-            raise ValueError(f"--set {setting} is not METHOD.NAME=VALUE: write it as in --set fame.iterations=200")
-        if name not in wanted:
-            methods.get(name)
-            raise ValueError(f"--set {setting}: {name} is not among the methods asked for, {', '.join(wanted)}")
-        parameters[name][parameter] = _parsed(text.strip(), hints[name].get(parameter, str))
-    return [methods.create(name, **given) for name, given in parameters.items()]
-
-
-def _parsed(text: str, hint: Any) -> Any:
-    """A value of the field's type; a text that is none stays one, for the method to refuse."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    words = {"none": (NoneType, None), "true": (bool, True), "false": (bool, False)}
-    kind, value = words.get(text.lower(), (None, None))
-    if kind in kinds:
-        return value
-    try:
-        if int in kinds:
-            return int(text)
-        if float in kinds:
-            top, _, bottom = text.partition("/")  # 1/255 reads better than 0.0039
-            return float(top) / float(bottom or 1)
-    except (ValueError, ZeroDivisionError):
-        return text
-    return text
-
-
-def _load(name: str, device: str, precision: str = "float32") -> Model:
-    from faithmap.batching import tune_allocator
-    from faithmap.models import load
-
-    tune_allocator()
-    return load(name, device=device).configured(precision)  # type: ignore[arg-type]
-
-
-def _classifier(name: str, device: str, precision: str = "float32") -> Classifier:
-    from faithmap.models import Classifier
-
-    net = _load(name, device, precision)
-    if not isinstance(net, Classifier):
-        raise ValueError(f"{name} is no classifier: for a pair of faces use faithmap verify")
-    return net
-
-
-def _check_layers(net: Model, chosen: Sequence[Method]) -> None:
-    for method in chosen:
-        layer = getattr(method, "layer", None)
-        if layer is not None:
-            net.check_layer(layer)
-
-
-def _check_folder(out: Path) -> None:
-    """Whether a folder can be made there: what exists of its path is one and can be written."""
-    out = out.expanduser().absolute()
-    there = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not there.is_dir():
-        raise ValueError(f"--out {out} cannot be a folder: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out} cannot be written: {there} is read-only for you")
-
-
-def _folder(out: Path) -> Path:
-    """The folder, made and tried."""
-    folder = out.expanduser()
-    trial = folder / f".faithmap.{os.getpid()}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be written: {error.strerror}; name a folder of yours") from error
-    return folder
-
-
-def _stems(wanted: Sequence[str], ending: str, out: Path, images: Sequence[Path]) -> list[str]:
-    """Names for results, numbered where two are the same or a file would take the place of a photo."""
-    taken, stems = {_place(image) for image in images}, []
-    for name in wanted:
-        short = name.encode(errors="ignore")[:100].decode(errors="ignore") or "image"  # file systems stop at 255 bytes
-        stem, number = short, 1
-        while _place(out / f"{stem}{ending}") in taken:
-            number += 1
-            stem = f"{short}-{number}"
-        taken.add(_place(out / f"{stem}{ending}"))
-        stems.append(stem)
-    return stems
-
-
-def _place(path: Path) -> str:
-    return str(path.expanduser().resolve()).casefold()  # some file systems do not tell case apart
 
 
 # -- the commands' work ---------------------------------------------------------------------------------------------
@@ -551,10 +347,10 @@ def _explanations(
             continue
         x = torch.cat(list(inputs.values()))
         predictions = net.predict(x, top=2**31)  # all: the target may be any class
-        with _asking():  # what only a run can tell, such as a head that the method does not know
+        with asking():  # what only a run can tell, such as a head that the method does not know
             for layer in layers:
                 cut(net.module, layer, x[:1].to(net.dtype))  # once per model: part of no method's seconds
-            _folder(out)
+            made_folder(out)
             found = [explain(net, list(inputs), method, **ask) for method in chosen]
         for row, path in enumerate(inputs):
             yield Explained(path, [att[row] for att in found], predictions[row])
@@ -567,7 +363,7 @@ def _readable(net: Model, images: Sequence[Path], failed: list[dict[str, str]]) 
         try:
             return net.prepare(image)
         except (ValueError, OSError) as error:
-            _tell("error", error)
+            tell("error", error)
             failed.append({"image": str(image), "error": str(error)})
             return None
 
@@ -579,7 +375,7 @@ def _draw_places(screen: Screen, net: Model, image: Path, out: Path, iterations:
     from faithmap.cut import cut
     from faithmap.methods import FAME
 
-    with _asking():
+    with asking():
         grid = cut(net.module, net.target_layer, net.prepare(image).to(net.dtype)).grid
         places = f"{grid.h} x {grid.w}"
         if grid.h * grid.w > MOST_PLACES:
@@ -587,9 +383,9 @@ def _draw_places(screen: Screen, net: Model, image: Path, out: Path, iterations:
                 f"layer {net.target_layer!r} has {places} places, more than the {MOST_PLACES} of a sheet: "
                 "name a deeper one (faithmap list layers), or measure a sample of each layer's with --all-layers"
             )
-        folder = _folder(out)
+        folder = made_folder(out)
         found = explain_locations(net, image, method=FAME(iterations=iterations, sigma=2.0), **ask)
-    (stem,) = _stems([image.stem], ".locations.png", out, [image])
+    (stem,) = free_stems([image.stem], ".locations.png", out, [image])
     figure = found.figure(f"{image.name}: what each of {places} places of {found.layer} sees")
     path = save_picture(figure, folder / f"{stem}.locations.png")
     share, chance, took = float(found.shares.nanmean()), 1 / found.shares.numel(), found.provenance.seconds
@@ -613,15 +409,15 @@ def _measure_layers(
     if not readable:
         screen.document(about)
         return REFUSED
-    with _asking():
-        folder = _folder(out)
+    with asking():
+        folder = made_folder(out)
         method = FAME(iterations=iterations, sigma=0)
         measured = locality_by_layer(net, readable, places=places, method=method, **ask)
     rows = []
     for i, one in enumerate(measured):
         row = {"layer": one.layer, "grid": one.grid, "depth": i / max(1, len(measured) - 1), "share": one.share.mean}
         rows.append({**row, "low": one.share.low, "high": one.share.high, "chance": one.chance, "ceiling": one.ceiling})
-    (stem,) = _stems(["locality"], ".png", out, images)
+    (stem,) = free_stems(["locality"], ".png", out, images)
     title = f"{net.name}: how much of what a place sees lies in its own cell"
     path = save_picture(locality_chart(rows, title=title), folder / f"{stem}.png")
     screen.document({**about, "places": places, "iterations": iterations, "layers": rows, "chart": str(path)})
@@ -635,7 +431,7 @@ def _measure_layers(
         table.append((one.layer, grid, percent(share), interval, percent(one.chance, 2), percent(one.ceiling)))
     screen.table(("layer", "places", "share", "95 % interval", "by chance", "at most"), table)
     screen.line(f"chart: {path}")
-    return _code(len(readable), failed)
+    return exit_code(len(readable), failed)
 
 
 def _list_methods(screen: Screen, _: str) -> None:
@@ -661,7 +457,7 @@ def _list_models(screen: Screen, _: str) -> None:
 
 
 def _list_layers(screen: Screen, model: str) -> None:
-    net = _load(model, "cpu")
+    net = load_model(model, "cpu")
     layers = net.suggest_layers()
     screen.document([asdict(layer) for layer in layers])
     screen.line(f"Layers of {net.name} that can be explained, best first; the first is its target layer", style="bold")

@@ -131,6 +131,7 @@ def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
     with _tracing, torch.inference_mode(False), torch.no_grad(), NoFastPath():
         # Of a clone: the graph of a function that works in place would write to its input.
         graph: fx.GraphModule = make_fx(lambda a: function(a.clone()))(A.detach().clone())
+        _replace_simple_writes(graph)
         in_place = any(_writes(node.target) for node in graph.graph.nodes)
         if in_place:
             # Only now, for functionalize does not look inside composite operations (selu_, cosine_similarity).
@@ -141,6 +142,20 @@ def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
 
 def _writes(op: Any) -> bool:
     return isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable
+
+
+def _replace_simple_writes(graph: fx.GraphModule) -> None:
+    """In-place operations on a tensor that nothing else sees become those that return a new one.
+
+    That is what in-place ReLUs are: it saves them the second recording.
+    """
+    for node in graph.graph.nodes:
+        if _writes(node.target):
+            source, name = node.args[0], node.target._schema.name.removeprefix("aten::").removesuffix("_")
+            made = isinstance(source.target, torch._ops.OpOverload) and source.target is not aten._unsafe_view.default
+            seen = len(source.users) > 1 or not made or any(r.alias_info for r in source.target._schema.returns)
+            pure = getattr(getattr(aten, name, None), node.target._overloadname, None)
+            node.target = node.target if seen or pure is None else pure
 
 
 def _with_copied_constants(graph: fx.GraphModule) -> fx.GraphModule:
