@@ -151,11 +151,19 @@ def _replace_simple_writes(graph: fx.GraphModule) -> None:
     """
     for node in graph.graph.nodes:
         if _writes(node.target):
-            source, name = node.args[0], node.target._schema.name.removeprefix("aten::").removesuffix("_")
+            source = node.args[0]
             made = isinstance(source.target, torch._ops.OpOverload) and source.target is not aten._unsafe_view.default
-            seen = len(source.users) > 1 or not made or any(r.alias_info for r in source.target._schema.returns)
-            pure = getattr(getattr(aten, name, None), node.target._overloadname, None)
-            node.target = node.target if seen or pure is None else pure
+            if made and len(source.users) == 1 and not any(r.alias_info for r in source.target._schema.returns):
+                node.target = _pure(node.target)
+
+
+def _pure(op: Any) -> Any:
+    """The operation that returns what this one writes; itself where there is none."""
+    packet = getattr(aten, op._schema.name.removeprefix("aten::").removesuffix("_"), None)
+    takes = [(a.name, str(a.type)) for a in op._schema.arguments]
+    others = [] if packet is None else [getattr(packet, name) for name in packet.overloads()]
+    same = [o for o in others if [(a.name, str(a.type)) for a in o._schema.arguments] == takes and not _writes(o)]
+    return same[0] if same else op
 
 
 def _with_copied_constants(graph: fx.GraphModule) -> fx.GraphModule:

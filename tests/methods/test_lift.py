@@ -200,12 +200,14 @@ def test_lift_cam_is_nearer_to_shap_than_gradient_times_activation(
 
 @pytest.mark.real
 def test_behind_squeezenets_head_lift_cam_is_nearer_to_shap_for_probabilities_alone(data: Path) -> None:
-    """SqueezeNet, features.12, predicted class of 10 ImageNet photos, 60 orders of 512 channels each.
+    """SqueezeNet, features.12, predicted class of ImageNet photos, 60 orders of 512 channels each.
 
-    MEASURED
+    On 10 photos: errors of 1 : 1.00 for Logit, for behind one ReLU with small biases the secant from 0 is the gradient,
+    and neither is nearer; errors of 1 : 5.77 for Probability, LIFT-CAM nearer for 10 of 10. The sampling error, at most
+    15 % and 60 % of LIFT-CAM's error by photo, is taken off both. The test takes 4 of the photos.
     """
     model = fm.load(f"squeezenet1_0@{data / 'weights' / 'squeezenet1_0.pth'}", resize="squash")
-    x = model.prepare(sorted((data / "imagenet" / "val_227").iterdir())[::65])
+    x = model.prepare(sorted((data / "imagenet" / "val_227").iterdir())[::163])
     with torch.no_grad():
         k = model.network(x).argmax(1)
     queries = {target: ask(model, x, target(k), "features.12") for target in (Logit, Probability)}
@@ -232,28 +234,26 @@ def test_behind_squeezenets_head_lift_cam_is_nearer_to_shap_for_probabilities_al
     for column, (target, query) in enumerate(queries.items()):
         distances[target].add(query, shap[..., column], error[..., column])
     assert 0.95 < distances[Logit].ratio() < 1.05, str(distances[Logit])
-    print(*distances.values(), sep="\n")
     assert distances[Probability].ratio() > 1.2, str(distances[Probability])
 
 
 @pytest.mark.real
 def test_lift_cam_is_nearer_to_shap_on_a_real_face_embedder(data: Path) -> None:
-    """MobileFaceNet, conv2, Similarity, 10 genuine and 10 impostor LFW pairs, 40 orders of 512 channels each.
+    """MobileFaceNet, conv2, Similarity, 4 genuine and 4 impostor LFW pairs, 20 orders of 512 channels each.
 
-    MEASURED
+    Errors of 1 : 1.61, LIFT-CAM nearer for 6 of 8; the sampling error is at most 10 % of LIFT-CAM's.
     """
     face = fm.load(f"mobilefacenet@{data / 'weights' / 'mobilefacenet_112.pth'}")
     assert isinstance(face, fm.FaceEmbedder)
     with (data / "lfw" / "pairs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    pairs = [row for kind in "10" for row in [row for row in rows if row["genuine"] == kind][:10]]
+    pairs = [row for kind in "10" for row in [row for row in rows if row["genuine"] == kind][:4]]
     crops = data / "lfw" / "crops"
     x = face.prepare([crops / row["probe"] for row in pairs])
     query = ask(face, x, Similarity(face.embed([crops / row["gallery"] for row in pairs])), "conv2")
     distances = Distances()
-    found = [sampled_shap(chain_of(worth(query, row), 512), 512, orders=40) for row in range(len(x))]
+    found = [sampled_shap(chain_of(worth(query, row), 512), 512, orders=20) for row in range(len(x))]
     distances.add(query, *(torch.stack(parts) for parts in zip(*found, strict=True)))
-    print(distances)
     assert distances.ratio() > 1.2, str(distances)
     assert distances.share() > 0.5, str(distances)
 
