@@ -86,7 +86,7 @@ def pair() -> None:
 
 def _cost(att: fm.Attribution) -> str:
     spent = att.provenance["evaluations"]
-    return f"{spent['forward']:.0f} forward, {spent.get('backward', 0):.0f} backward"
+    return ", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in spent.items())
 
 
 if __name__ == "__main__":

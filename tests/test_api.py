@@ -289,3 +289,53 @@ def test_without_layers_the_suggested_ones_are_asked_from_fine_to_coarse() -> No
     assert sizes == sorted(sizes, reverse=True)
     assert len(rows) == len(model.suggest_layers())
     assert calls[-1] == (len(rows), len(rows))
+
+
+def test_labels_that_do_not_fit_the_network_are_named() -> None:
+    """Five scores and two labels: an error that says so, not a wrong name or an IndexError."""
+    model = fm.Classifier(nets.gap_linear(5), size=32, labels=["a", "b"])
+    with pytest.raises(ValueError, match="returns 5 scores: it was given 2 labels"):
+        fm.explain(model, torch.rand(1, 3, 32, 32))
+
+
+def test_a_class_name_is_taken_as_it_is_written() -> None:
+    """ImageNet has Cardigan, the dog, and cardigan, the garment."""
+    model = fm.Classifier(nets.gap_linear(2), size=32, labels=["Cardigan", "cardigan"])
+    assert (model.index_of("cardigan"), model.index_of("Cardigan"), model.index_of("CARDIGAN")) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("method", ["lift-cam", "grad-cam"])
+def test_networks_whose_flow_depends_on_values_are_explained(method: str) -> None:
+    """They are replayed, and their coefficients come from a plain gradient."""
+
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nets.gap_linear(5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x * 0 if x.abs().max() > 1e9 else x)
+
+    model = fm.Classifier(Branching(), size=32, target_layer="net.4")
+    att = fm.explain(model, torch.rand(2, 3, 32, 32), method=method)
+    assert att.degenerate == (None, None)
+    assert att.provenance["notes"]["cut"] == "replay"
+
+
+def test_a_broken_score_is_flagged() -> None:
+    """Weights that go bad after the model was made."""
+    net = nets.gap_linear(5)
+    model = fm.Classifier(net, size=32)
+    with torch.no_grad():
+        net[-1].bias.fill_(float("nan"))  # type: ignore[index, union-attr, operator]
+    with pytest.warns(fm.DegenerateMapWarning, match="the score is nan"):
+        assert fm.explain(model, torch.rand(1, 3, 32, 32)).degenerate[0] is not None
+
+
+def test_places_are_explained_by_methods_of_any_name_that_can() -> None:
+    """As explain takes them; a list of layers is no text."""
+    model = fm.Classifier(nets.gap_linear(5), size=32, target_layer="4")
+    x = torch.rand(1, 3, 32, 32)
+    assert fm.explain_locations(model, x, method="random").maps.shape == (8, 8, 32, 32)
+    with pytest.raises(ValueError, match="a list of names"):
+        fm.locality_by_layer(model, x, "4")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 import warnings
@@ -157,7 +158,7 @@ def explain_locations(
     picture: Pictures,
     layer: str | None = None,
     *,
-    method: Method | None = None,
+    method: str | Method | None = None,
     batch_size: int | None = None,
     progress: bool | Progress | None = None,
 ) -> LocationMaps:
@@ -188,7 +189,7 @@ def explain_locations(
     inputs = model.read(picture)
     if len(inputs.x) != 1:
         raise ValueError(f"explain_locations takes one picture: got {len(inputs.x)}")
-    chosen = method or FAME(iterations=25, sigma=2.0)
+    chosen = FAME(iterations=25, sigma=2.0) if method is None else _method(method)
     h, w = _grid(model, inputs.x)
     rows, cols = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     with _progress(progress, f"{h} x {w} places") as report:
@@ -251,7 +252,11 @@ def locality_by_layer(
         (4, 4)
     """
     model = require_model(model)
-    chosen = method or FAME(iterations=25, sigma=0)
+    chosen = FAME(iterations=25, sigma=0) if method is None else method
+    if not isinstance(chosen, FAME):
+        raise ValueError(f"locality is measured by FAME, FAME(iterations=25, sigma=0): got {chosen!r}")
+    if isinstance(layers, str):
+        raise ValueError(f"layers is a list of names: give [{layers!r}]")
     if places < 1:
         raise ValueError(f"places is at least 1: got {places}")
     if layers is None:
@@ -327,7 +332,7 @@ def _attribution(
     for i, (name, identity) in enumerate(zip(inputs.names, sample_ids(inputs.x), strict=True)):
         target = found.target.describe(i)
         k = target.get("k")
-        degenerate = _degenerate(maps[i], found.reasons[i] if found.reasons else "")
+        degenerate = _degenerate(maps[i], float(found.scores[i]), found.reasons[i] if found.reasons else "")
         if degenerate:
             warnings.warn(f"{method.name} on {name}: {degenerate}", DegenerateMapWarning, stacklevel=3)
         samples.append(
@@ -369,8 +374,10 @@ def _provenance(model: Model, method: Method, found: Result, seed: int, seconds:
     )
 
 
-def _degenerate(map: Tensor, reason: str) -> str | None:
+def _degenerate(map: Tensor, score: float, reason: str) -> str | None:
     """Why a map says nothing; None where it does."""
+    if not math.isfinite(score):
+        return f"the score is {score}: the network or its input is broken"
     if not bool(map.isfinite().all()):
         return f"the map holds NaN or infinite values{f': {reason}' if reason else ''}"
     if bool((map == map.flatten()[0]).all()):

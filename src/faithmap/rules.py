@@ -197,7 +197,12 @@ class LinearHead:
 
 def linear_head(function: Callable[[Tensor], Tensor], A: Tensor) -> LinearHead | None:
     """The head's weights if the outputs ``(B, K)`` are linear in the spatial mean of A ``(B, C, h, w)``, else None."""
-    graph = record(function, A)
+    try:
+        graph = record(function, A)
+    except torch.cuda.OutOfMemoryError:
+        raise  # a smaller batch may fit
+    except Exception:  # code whose flow depends on the values cannot be recorded: nothing is known of such a head
+        return None
     constants: dict[fx.Node, Any] = {}
     layers = []
     for node in graph.graph.nodes:
@@ -225,9 +230,9 @@ def linear_head(function: Callable[[Tensor], Tensor], A: Tensor) -> LinearHead |
         for activations in (A, probe):
             given = function(activations.clone())
             expected = F.linear(activations.mean(dim=(2, 3)), head.weight, head.bias)
-            if given.shape != expected.shape or not torch.allclose(
-                given, expected, 1e-3, 1e-4 * float(given.abs().max())
-            ):
+            if given.shape != expected.shape or not bool(given.isfinite().all()):
+                return None
+            if not torch.allclose(given, expected, 1e-3, 1e-4 * float(given.abs().max())):
                 return None
     return head
 

@@ -28,7 +28,7 @@ class FAME(Method):
     them apart (e-), and `FeatureLocation` the pixels that reach one place of a feature map.
 
     Args:
-        iterations: steps N. The paper takes 500; 75 are as faithful on classifiers (see docs/measurements.md).
+        iterations: steps N. The paper takes 500: `FAME.paper`.
         step: the largest change of a value in one step, in units of ``space``.
         sigma: of the Gaussian, in pixels; 0 leaves the map as it is.
         kernel: side of the Gaussian's window in pixels, odd.

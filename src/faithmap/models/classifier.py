@@ -48,7 +48,7 @@ class Classifier(Model):
 
     def label(self, index: int) -> str:
         """The class's name."""
-        return f"class {index}" if self.labels is None else self.labels[index]
+        return self.labels[index] if self.labels is not None and index < len(self.labels) else f"class {index}"
 
     def index_of(self, label: str) -> int:
         """The index of a class name: exact, or one that this is a part of without doubt."""
@@ -56,6 +56,8 @@ class Classifier(Model):
             raise ValueError(
                 f"the model knows no class names: give the index of {label!r}, or labels=[...] to the model"
             )
+        if self.labels is not None and label in self.labels:
+            return self.labels.index(label)  # as it is written: cardigan is not Cardigan
         wanted = label.strip().lower()
         lowered = [name.lower() for name in self.labels or ()]
         if wanted in lowered:
@@ -85,7 +87,7 @@ class Classifier(Model):
 
     def default_target(self, outputs: Any) -> Target:
         """The predicted class of each sample."""
-        return Logit(first_tensor(outputs).argmax(dim=1))
+        return Logit(self._scores(outputs).argmax(dim=1))
 
     def predict(self, pictures: Pictures, top: int = 5) -> Any:
         """The most likely classes of a picture, best first, or one such list per picture of a list.
@@ -96,13 +98,22 @@ class Classifier(Model):
         """
         x = self.prepare(pictures)
         with torch.inference_mode(False), torch.no_grad():
-            scores = first_tensor(self.network(x.clone())).float().softmax(dim=1)
+            scores = self._scores(self.network(x.clone())).float().softmax(dim=1)
         values, indices = scores.topk(min(top, scores.shape[1]), dim=1)
         found = [
             [Prediction(self.label(k), k, p) for k, p in zip(ks, ps, strict=True)]
             for ks, ps in zip(indices.tolist(), values.tolist(), strict=True)
         ]
         return found if isinstance(pictures, (list, tuple, Tensor)) else found[0]
+
+    def _scores(self, outputs: Any) -> Tensor:
+        """The network's scores ``(B, K)``, K as many as there are labels."""
+        scores = first_tensor(outputs)
+        if scores.ndim != 2:
+            raise ValueError(f"a classifier returns scores (B, K): {self.name} returns {tuple(scores.shape)}")
+        if self.labels is not None and len(self.labels) != scores.shape[1]:
+            raise ValueError(f"{self.name} returns {scores.shape[1]} scores: it was given {len(self.labels)} labels")
+        return scores
 
     def _checked(self, index: int) -> int:
         if index < 0 or (self.labels is not None and index >= len(self.labels)):

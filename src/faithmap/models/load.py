@@ -93,7 +93,7 @@ def available() -> list[str]:
 def check_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or an error that says what there is."""
     try:
-        wanted = torch.device(device or "cpu")
+        wanted = torch.device("cpu" if device is None else device)
     except RuntimeError:
         raise ValueError(f"there is no device {str(device)!r}: use 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
