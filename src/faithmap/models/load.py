@@ -34,14 +34,14 @@ class Source:
 
 
 def load(
-    name: str = DEFAULT, *, device: str | torch.device | None = None, weights: str | None = None, **settings: Any
+    name: str = DEFAULT, *, device: str | int | torch.device | None = None, weights: str | None = None, **settings: Any
 ) -> Model:
     """A model by its name.
 
     Args:
         name: one of `available`, for instance "efficientnet-lite0", "torchvision:resnet50", or
             "adaface:ir_101@FILE" with the path of a checkpoint after the @.
-        device: "cpu", "cuda", "cuda:1", "mps"; the CPU by default.
+        device: "cpu", "cuda", "cuda:1", "mps", or the number of a CUDA device; the CPU by default.
         weights: which of torchvision's weights ("IMAGENET1K_V2"), for ``torchvision:NAME``.
         **settings: what the model's class takes: target_layer, threshold, resize and more.
 
@@ -90,10 +90,10 @@ def available() -> list[str]:
     return [source.pattern for source in SOURCES]
 
 
-def check_device(device: str | torch.device | None) -> torch.device:
+def check_device(device: str | int | torch.device | None) -> torch.device:
     """The device asked for, or an error that says what there is."""
     try:
-        wanted = torch.device("cpu" if device is None else device)
+        wanted = torch.device("cpu" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
     except RuntimeError:
         raise ValueError(f"there is no device {str(device)!r}: use 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
