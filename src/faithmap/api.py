@@ -376,12 +376,12 @@ def _provenance(model: Model, method: Method, found: Result, seed: int, seconds:
 
 def _degenerate(map: Tensor, score: float, reason: str) -> str | None:
     """Why a map says nothing; None where it does."""
-    if not math.isfinite(score):
-        return f"the score is {score}: the network or its input is broken"
     if not bool(map.isfinite().all()):
         return f"the map holds NaN or infinite values{f': {reason}' if reason else ''}"
     if bool((map == map.flatten()[0]).all()):
         return f"the map is constant{f': {reason}' if reason else ''}"
+    if not math.isfinite(score):
+        return f"the score is {score}: the network or its input is broken"
     return None
 
 
