@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +203,11 @@ def test_only_unreadable_pictures_is_refused_and_makes_no_folder(run: Run, tmp_p
 
 def test_ctrl_c_is_told_in_one_line(run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 130 and no traceback."""
-    monkeypatch.setattr(fm, "explain", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fm, "explain", interrupted)
     code, _, said = run("explain", photo, "-m", "tiny", "-o", tmp_path / "out")
     assert (code, said) == (130, "stopped: what had been written is whole\n")
 
