@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def classifier(module: torch.nn.Module, **settings: Any) -> fm.Classifier:
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three small networks as models that the command line can name."""
-    room = sys.modules["faithmap.models.load"]  # the package's attribute of that name is the function
+    room = importlib.import_module("faithmap.models.load")  # the package's attribute of that name is the function
 
     def seeded(make: Callable[[], fm.models.Model]) -> Callable[..., fm.models.Model]:
         def build(**_: Any) -> fm.models.Model:
