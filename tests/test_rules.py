@@ -221,7 +221,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return record(function, A)
         return GRAPHS[function] if function in GRAPHS else GRAPHS.setdefault(function, record(function, A))
 
-    monkeypatch.setattr("faithmap.rules.record", record_once)
+    monkeypatch.setattr("faithmap.rules.engine.record", record_once)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -245,7 +245,7 @@ def test_multipliers_add_up(name: str) -> None:
     """Sum m (A - A0) = y(A) - y(A0) to 1e-9 in float64, for every head and reference, and nothing lacks a rule."""
     function, A = SCORES[name], activations(2, 4, 4, 4)
     for kind, reference in references(A).items():
-        found = linearise(function, A, reference)
+        found = linearise(function, A, reference, DEEPLIFT)
         assert found.without_rule == ()
         torch.testing.assert_close(found.value, function(A), rtol=1e-9, atol=1e-9)
         if bool(torch.isfinite(function(reference)).all()):  # 0 / |0| is 0 here and NaN there
@@ -260,7 +260,7 @@ def test_multipliers_add_up(name: str) -> None:
 def test_multipliers_of_the_activations_themselves_are_the_gradient(name: str) -> None:
     """Where A equals the reference, every rule is the derivative: m = dy/dA."""
     A = activations(2, 4, 4, 4)
-    found = linearise(SCORES[name], A, A.clone())
+    found = linearise(SCORES[name], A, A.clone(), DEEPLIFT)
     leaf = A.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(SCORES[name](leaf).sum(), leaf)
     torch.testing.assert_close(found.multipliers, gradient, rtol=1e-6, atol=1e-7)  # torch's own celu: 1e-8
@@ -270,7 +270,7 @@ def test_multipliers_of_the_activations_themselves_are_the_gradient(name: str) -
 def test_nothing_at_all_gives_finite_multipliers(name: str) -> None:
     """Dead activations before a dead reference: no NaN and no infinity, also at 0 / |0|."""
     A = torch.zeros(2, 4, 4, 4, dtype=torch.float64)
-    found = linearise(SCORES[name], A, A.clone())
+    found = linearise(SCORES[name], A, A.clone(), DEEPLIFT)
     assert bool(found.multipliers.isfinite().all())
     assert bool(found.value.isfinite().all())
 
@@ -350,7 +350,7 @@ def test_kernels_of_gpus_are_what_they_compute() -> None:
             run = Interpreter(fx.GraphModule({}, fx.Graph()), DEEPLIFT)
             out = run(packet.default, *pairs, *args)[0]
             (gradient,) = torch.autograd.grad(score(out.value).sum(), leaf)
-        expected = linearise(lambda t, same=same: score(same(t)), A, reference)
+        expected = linearise(lambda t, same=same: score(same(t)), A, reference, DEEPLIFT)
         torch.testing.assert_close(gradient, expected.multipliers, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(score(out.reference), expected.reference, rtol=1e-9, atol=1e-9)
 
@@ -394,7 +394,9 @@ SAME: dict[str, tuple[Head, Head]] = {
 def test_the_same_thing_has_the_same_multipliers(name: str) -> None:
     """However a function is written (module, fused kernel, in place, by hand), its multipliers are the same."""
     A, reference = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=9)
-    one, other = (linearise(lambda t, head=head: score(head(t)), A, reference).multipliers for head in SAME[name])
+    one, other = (
+        linearise(lambda t, head=head: score(head(t)), A, reference, DEEPLIFT).multipliers for head in SAME[name]
+    )
     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
@@ -405,7 +407,7 @@ def test_the_same_thing_has_the_same_multipliers(name: str) -> None:
 def multipliers(function: Callable[[Tensor], Tensor], a: list[float], a0: list[float]) -> list[float]:
     """The multipliers of a function of one row of numbers."""
     A, reference = (torch.tensor([row], dtype=torch.float64) for row in (a, a0))
-    found: list[float] = linearise(lambda t: function(t[0]).reshape(1), A, reference).multipliers[0].tolist()
+    found: list[float] = linearise(lambda t: function(t[0]).reshape(1), A, reference, DEEPLIFT).multipliers[0].tolist()
     return found
 
 
@@ -513,7 +515,7 @@ KINKS |= {"hardswish": 3.0, "hardsigmoid": -3.0, "hardshrink": 0.5, "softshrink"
 def test_a_kink_between_close_ends_costs_nothing(name: str, distance: float, dtype: torch.dtype) -> None:
     """Sums add up where A and the reference lie on both sides of a kink, however close to it."""
     A, reference = ((KINKS[name] + distance * activations(1, 500, seed=seed)).to(dtype) for seed in (1, 2))
-    found = linearise(lambda t: MODULES[name](t).sum(1), A, reference)
+    found = linearise(lambda t: MODULES[name](t).sum(1), A, reference, DEEPLIFT)
     parts = found.multipliers.double() * (A.double() - reference.double())
     change = (MODULES[name](A).double() - MODULES[name](reference).double()).sum()
     assert float((parts.sum() - change).abs() / parts.abs().sum()) < (1e-12 if dtype == torch.float64 else 1e-6)
@@ -523,7 +525,7 @@ def test_a_kink_between_close_ends_costs_nothing(name: str, distance: float, dty
 def test_a_pole_near_both_ends_costs_nothing(name: str) -> None:
     """Small variances and norms (1e-8 here) are no reason to take a derivative for a secant, in float32 neither."""
     A, reference = (1e-8 * (0.1 + activations(1, 500, seed=seed).abs()).float() for seed in (1, 2))
-    found = linearise(lambda t: getattr(torch, name)(t).sum(1), A, reference)
+    found = linearise(lambda t: getattr(torch, name)(t).sum(1), A, reference, DEEPLIFT)
     parts = found.multipliers.double() * (A.double() - reference.double())
     change = (getattr(torch, name)(A).double() - getattr(torch, name)(reference).double()).sum()
     assert float((parts.sum() - change).abs() / parts.abs().sum()) < 1e-6
@@ -534,7 +536,7 @@ def test_close_ends_have_the_derivative_and_not_a_quotient_of_rounding_errors(na
     """With A and the reference some roundings apart, m is f' to 1e-6; a bare quotient would be off by its size."""
     reference = activations(1, 50).float()
     A = reference + 1e-7 * activations(1, 50, seed=1).float()
-    slopes = linearise(lambda t: FUNCTIONS[name](t).sum(1), A, reference).multipliers
+    slopes = linearise(lambda t: FUNCTIONS[name](t).sum(1), A, reference, DEEPLIFT).multipliers
     leaf = reference.double().requires_grad_()
     (exact,) = torch.autograd.grad(FUNCTIONS[name](leaf).sum(), leaf)
     torch.testing.assert_close(slopes.double(), exact, rtol=1e-5, atol=1e-6)
@@ -546,7 +548,7 @@ def test_logits_thousands_apart(name: str, scale: float) -> None:
     """Softmax adds up where exponentials under- and overflow, in either direction."""
     A, reference = scale * activations(2, 4, 4, 4), scale * activations(2, 4, 4, 4, seed=9)
     for one, other in ((A, torch.zeros_like(A)), (torch.zeros_like(A), A), (A, reference)):
-        assert incompleteness(linearise(SCORES[name], one, other), one, other) < 1e-9
+        assert incompleteness(linearise(SCORES[name], one, other, DEEPLIFT), one, other) < 1e-9
 
 
 def test_a_zero_embedding_has_cosine_zero() -> None:
@@ -557,7 +559,7 @@ def test_a_zero_embedding_has_cosine_zero() -> None:
         lambda t: F.normalize(t),
         lambda t: t / (t * t).sum(1, True).sqrt(),
     ):
-        found = linearise(lambda t, f=function: f(t) @ W, A, torch.zeros_like(A))
+        found = linearise(lambda t, f=function: f(t) @ W, A, torch.zeros_like(A), DEEPLIFT)
         assert found.reference.tolist() == [0, 0]
         assert incompleteness(found, A, torch.zeros_like(A)) < 1e-12
 
@@ -584,7 +586,7 @@ def test_float32_on_heads_of_real_size(name: str) -> None:
     torch.set_num_threads(2)
     head = REAL_SIZED[name]().eval()
     A = F.relu(torch.randn(2, 1280, 7, 7))
-    found = linearise(lambda t: F.normalize(head(t))[:, 3], A, torch.zeros_like(A))
+    found = linearise(lambda t: F.normalize(head(t))[:, 3], A, torch.zeros_like(A), DEEPLIFT)
     alpha = (found.multipliers * A).sum((2, 3), dtype=torch.float64)  # (B, C)
     change = found.value.double() - found.reference.double()
     error = (alpha.sum(1) - change).abs() / alpha.abs().sum(1)
@@ -599,9 +601,9 @@ def test_half_precision_is_as_good_as_its_digits(dtype: torch.dtype) -> None:
         nn.Conv2d(8, 16, 3), nn.GELU(), nn.MaxPool2d(2), nn.GroupNorm(2, 16), mlp(64, 16, 5), nn.Softmax(1)
     )
     A = F.relu(torch.randn(4, 8, 6, 6))
-    exact = linearise(lambda t: head(t)[:, 1], A, torch.zeros_like(A)).multipliers * A
+    exact = linearise(lambda t: head(t)[:, 1], A, torch.zeros_like(A), DEEPLIFT).multipliers * A
     low = A.to(dtype)
-    found = linearise(lambda t: head.to(dtype)(t)[:, 1].float(), low, torch.zeros_like(low))
+    found = linearise(lambda t: head.to(dtype)(t)[:, 1].float(), low, torch.zeros_like(low), DEEPLIFT)
     parts = found.multipliers.float() * A
     error = (parts.flatten(1).sum(1) - (found.value - found.reference)).abs() / parts.abs().flatten(1).sum(1)
     assert found.multipliers.dtype == dtype
@@ -628,7 +630,7 @@ NAMED: dict[str, Head] = {
 def test_what_is_not_linear_and_has_no_rule_is_named(name: str) -> None:
     """A plain gradient through something that is not linear never goes unsaid."""
     A = activations(2, 4, 4, 4)
-    found = linearise(lambda t: score(NAMED[name](t)), A, activations(2, 4, 4, 4, seed=9))
+    found = linearise(lambda t: score(NAMED[name](t)), A, activations(2, 4, 4, 4, seed=9), DEEPLIFT)
     assert f"aten.{name}" in found.without_rule
     assert bool(found.multipliers.isfinite().all())
 
@@ -681,7 +683,7 @@ LINEAR: dict[str, Head] = {
 def test_what_is_linear_is_never_named(name: str) -> None:
     """Linear operations need no rule: they add up with their own gradient, and no warning cries wolf."""
     A, reference = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=9)
-    found = linearise(lambda t: score(LINEAR[name](t)), A, reference)
+    found = linearise(lambda t: score(LINEAR[name](t)), A, reference, DEEPLIFT)
     assert found.without_rule == ()
     assert incompleteness(found, A, reference) < 1e-9
 
@@ -689,7 +691,7 @@ def test_what_is_linear_is_never_named(name: str) -> None:
 def test_flow_that_depends_on_values_gets_a_plain_gradient_and_says_so() -> None:
     """A branch on the activations cannot be recorded: the gradient at A comes back, with that as its name."""
     A = activations(2, 4, 4, 4)
-    found = linearise(lambda t: score(t.relu_() if t.sum() > -1e9 else t), A, torch.zeros_like(A))
+    found = linearise(lambda t: score(t.relu_() if t.sum() > -1e9 else t), A, torch.zeros_like(A), DEEPLIFT)
     leaf = A.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(score(leaf.relu()).sum(), leaf)
     torch.testing.assert_close(found.multipliers, gradient)
@@ -703,13 +705,13 @@ def test_an_error_of_the_function_is_not_hidden() -> None:
         raise ValueError("class 99 does not exist")
 
     with pytest.raises(ValueError, match="class 99"):
-        linearise(broken, activations(1, 4), activations(1, 4))
+        linearise(broken, activations(1, 4), activations(1, 4), DEEPLIFT)
 
 
 def test_a_score_that_ignores_the_activations_has_no_multipliers() -> None:
     """Nothing depends on A: zeros, and no error."""
     A = activations(2, 4)
-    found = linearise(lambda t: torch.ones(2, dtype=torch.float64), A, torch.zeros_like(A))
+    found = linearise(lambda t: torch.ones(2, dtype=torch.float64), A, torch.zeros_like(A), DEEPLIFT)
     assert not found.multipliers.any()
     assert found.value.tolist() == [1, 1]
 
@@ -717,7 +719,7 @@ def test_a_score_that_ignores_the_activations_has_no_multipliers() -> None:
 def test_side_inputs_keep_their_values_in_both_passes() -> None:
     """What else crosses the cut (a skip connection) is the photo's own on the reference too."""
     A, side = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=7)
-    found = linearise(lambda t: score(F.relu(t + side) * side.sigmoid()), A, torch.zeros_like(A))
+    found = linearise(lambda t: score(F.relu(t + side) * side.sigmoid()), A, torch.zeros_like(A), DEEPLIFT)
     torch.testing.assert_close(found.reference, score(F.relu(side) * side.sigmoid()))
     assert incompleteness(found, A, torch.zeros_like(A)) < 1e-12
 
@@ -727,7 +729,7 @@ def test_weights_that_want_gradients_and_the_input_stay_as_they_are() -> None:
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3), nn.SELU(inplace=True)).double()
     A, reference = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=9)
     before = A.clone(), reference.clone()
-    found = linearise(lambda t: score(net(t)), A, reference)
+    found = linearise(lambda t: score(net(t)), A, reference, DEEPLIFT)
     assert incompleteness(found, A, reference) < 1e-9
     assert torch.equal(A, before[0])
     assert torch.equal(reference, before[1])

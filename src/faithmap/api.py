@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import platform
 import time
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from faithmap import cut, methods
 from faithmap.attribution import Attribution, Face, LocationMaps, PairAttribution, Provenance, Sample, pixels_of
-from faithmap.batching import Progress
+from faithmap.batching import Progress, chunked, default_batch
 from faithmap.images import Picture
 from faithmap.methods import FAME, Method, Result
 from faithmap.methods.fame import blur
@@ -131,26 +132,44 @@ def explain_pair(
     n = len(sides[0].x)
     if len(sides[1].x) != n:
         raise ValueError(f"{n} probes came with {len(sides[1].x)} galleries: give as many of both")
-    sources = [_sources(side, n) for side in (probe, gallery)]
+    faces = Inputs(
+        torch.cat([side.x for side in sides]),
+        sides[0].names + sides[1].names,
+        sides[0].geometries + sides[1].geometries,
+    )  # (2n, 3, H, W): probes, galleries
+    sources = (*_sources(probe, n), *_sources(gallery, n))
     with _progress(progress, chosen.name) as report:
         begin = time.perf_counter()
-        f_probe, f_gallery = (model.embed(side.x) for side in sides)
-        asks: list[Target] = [Similarity(f) for f in (*f_gallery, *f_probe)]
-        if not chosen.control:
-            asks += [Dissimilarity(f) for f in (*f_gallery, *f_probe)]
-        rounds = len(asks) // (2 * n)
-        x = torch.cat([side.x for side in sides] * rounds)  # (2n or 4n, 3, H, W): probes, galleries, again for e-
-        found = chosen.run(model, x, Each(asks), seed=seed, batch_size=batch_size, progress=report)
+        size = batch_size or default_batch(faces.x)
+        embeddings = torch.cat(list(chunked(lambda rows: model.embed(faces.x[rows]), 2 * n, size)))
+        partners = embeddings.roll(n, dims=0)  # the galleries' for the probes, and the other way round
+        asks: list[Target] = [Similarity(f) for f in partners]
+        opposites: list[Target] = [Dissimilarity(f) for f in partners]
+        both = chosen.opposite == "asked"
+        x, targets = (faces.x.repeat(2, 1, 1, 1), asks + opposites) if both else (faces.x, asks)
+        found = chosen.run(model, x, Each(targets), seed=seed, batch_size=batch_size, progress=report)
+        found.cost.forward += 2 * n  # the embeddings
         seconds = time.perf_counter() - begin
-    inputs = Inputs(x, (sides[0].names + sides[1].names) * rounds, (sides[0].geometries + sides[1].geometries) * rounds)
-    all_maps = _attribution(model, inputs, chosen, found, seed, seconds, (*sources[0], *sources[1]) * rounds)
-    pairs = []
-    for i in range(n):
-        at = [i, n + i] if rounds == 1 else [i, n + i, 2 * n + i, 3 * n + i]
-        parts = [all_maps[k] for k in at] + [None] * (4 - len(at))
-        probe_face, gallery_face = Face(parts[0], parts[2]), Face(parts[1], parts[3])  # type: ignore[arg-type]
-        pairs.append(PairAttribution(probe_face, gallery_face, parts[0].samples[0].score, model.threshold))  # type: ignore[union-attr]
+    halves = _halves(chosen, found, Each(opposites), 2 * n)
+    e_plus = _attribution(model, faces, chosen, halves[0], seed, seconds, sources)
+    e_minus = None if halves[1] is None else _attribution(model, faces, chosen, halves[1], seed, seconds, sources)
+    crops = [Face(e_plus[i], None if e_minus is None else e_minus[i]) for i in range(2 * n)]
+    pairs = [PairAttribution(crops[i], crops[n + i], e_plus.samples[i].score, model.threshold) for i in range(n)]
     return pairs if isinstance(probe, (list, tuple)) or n > 1 else pairs[0]
+
+
+def _halves(method: Method, found: Result, opposites: Target, n: int) -> tuple[Result, Result | None]:
+    """What speaks for n similarities, and what speaks against them where the method tells."""
+    assert found.scores is not None
+    if method.opposite == "asked":
+        return found.rows(slice(0, n)), found.rows(slice(n, None))
+    if method.opposite == "none":
+        return dataclasses.replace(found, notes=found.notes | {"e-": f"{method.name} has none"}), None
+    against = -found.maps if method.opposite == "negated" else found.against
+    assert against is not None
+    how = "the negative of e+" if method.opposite == "negated" else "found in the run of e+"
+    notes = found.notes | {"e-": how}
+    return found, dataclasses.replace(found, maps=against, scores=1 - found.scores, target=opposites, notes=notes)
 
 
 def explain_locations(
@@ -349,7 +368,9 @@ def _attribution(
             )
         )
     about = _provenance(model, method, found, seed, seconds, len(maps))
-    return Attribution(maps, samples, about, pictures=sources, pixels=pixels_of(model.to_pixels(inputs.x)))
+    error = None if found.standard_error is None else found.standard_error.detach().cpu()
+    pixels = pixels_of(model.to_pixels(inputs.x))
+    return Attribution(maps, samples, about, standard_error=error, pictures=sources, pixels=pixels)
 
 
 def _provenance(model: Model, method: Method, found: Result, seed: int, seconds: float, images: int) -> Provenance:

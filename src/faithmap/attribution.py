@@ -79,6 +79,7 @@ class Attribution:
         maps: ``(B, H, W)``, raw: signed where the method's formula is.
         samples: what belongs to each map.
         provenance: what belongs to all of them.
+        standard_error: of sampled maps, pixel by pixel, ``(B, H, W)``.
         pictures: what was explained, to draw on; kept in memory only, never saved.
         pixels: what the network saw, ``(B, H, W, 3)`` uint8; kept in memory only.
 
@@ -97,6 +98,7 @@ class Attribution:
         samples: Sequence[Sample],
         provenance: Provenance,
         *,
+        standard_error: Tensor | None = None,
         pictures: Sequence[Picture | None] | None = None,
         pixels: Tensor | None = None,
     ) -> None:
@@ -105,6 +107,7 @@ class Attribution:
                 f"maps are (B, H, W) with a sample each: got {tuple(maps.shape)} and {len(samples)} samples"
             )
         self.maps = maps
+        self.standard_error = standard_error
         self.samples = tuple(samples)
         self._provenance = provenance
         self._pictures = tuple(pictures) if pictures is not None else (None,) * len(samples)
@@ -120,6 +123,7 @@ class Attribution:
             self.maps[rows],
             [self.samples[i] for i in rows],
             self._provenance,
+            standard_error=None if self.standard_error is None else self.standard_error[rows],
             pictures=[self._pictures[i] for i in rows],
             pixels=None if self._pixels is None else self._pixels[rows],
         )
@@ -237,7 +241,7 @@ class Attribution:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write maps and provenance to a ``.safetensors`` file, whole or not at all; pixels are not written."""
-        return _write(path, {"maps": self.maps}, "attribution", self.provenance)
+        return _write(path, self._tensors(), "attribution", self.provenance)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
@@ -247,7 +251,17 @@ class Attribution:
             FileNotFoundError: there is no such file.
             ValueError: the file is not an attribution, or damaged.
         """
-        return _read(path, "attribution", lambda tensors, about: cls(tensors["maps"], *_described(about)))
+        return _read(path, "attribution", lambda tensors, about: cls._from(tensors, about))
+
+    def _tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """What is saved, by name."""
+        sampled = {} if self.standard_error is None else {f"{prefix}standard_error": self.standard_error}
+        return {f"{prefix}maps": self.maps, **sampled}
+
+    @classmethod
+    def _from(cls, tensors: dict[str, Tensor], about: dict[str, Any], prefix: str = "") -> Attribution:
+        error = tensors.get(f"{prefix}standard_error")
+        return cls(tensors[f"{prefix}maps"], *_described(about), standard_error=error)
 
 
 @dataclass(frozen=True)
@@ -325,7 +339,8 @@ class PairAttribution:
         """Write the four maps and their provenance to a ``.safetensors`` file; no pixels, no embeddings."""
         named = self._named()
         header = {"score": self.score, "threshold": self.threshold, "maps": self.provenance}
-        return _write(path, {name: att.maps for name, att in named.items()}, "pair", header)
+        tensors = [att._tensors(f"{name}.") for name, att in named.items()]
+        return _write(path, {key: tensor for one in tensors for key, tensor in one.items()}, "pair", header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PairAttribution:
@@ -337,7 +352,7 @@ class PairAttribution:
         """
 
         def build(tensors: dict[str, Tensor], about: dict[str, Any]) -> PairAttribution:
-            atts = {name: Attribution(tensors[name], *_described(one)) for name, one in about["maps"].items()}
+            atts = {name: Attribution._from(tensors, one, f"{name}.") for name, one in about["maps"].items()}
             sides = [Face(atts[f"{side}.similar"], atts.get(f"{side}.dissimilar")) for side in ("probe", "gallery")]
             return cls(sides[0], sides[1], about["score"], about["threshold"])
 

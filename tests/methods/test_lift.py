@@ -17,7 +17,7 @@ import faithmap as fm
 from faithmap.methods import LIFTCAM
 from faithmap.methods.base import Query
 from faithmap.methods.lift import coefficients
-from faithmap.rules import linearise
+from faithmap.rules import DEEPLIFT, linearise
 from faithmap.targets import Dissimilarity, DotProduct, Logit, LogitMargin, Probability, Similarity, Target
 from tests import nets
 from tests.shap import Worth, chain_of, exact_shap, sampled_shap
@@ -84,7 +84,7 @@ def test_closed_form_and_replaced_rules_agree(make: Callable[[], nn.Module], lay
         fm.Classifier(double(make()), size=32, target_layer=layer), torch.randn(3, 3, 32, 32).double(), Logit(2)
     )
     alpha, change, _ = coefficients(query)
-    found = linearise(query.tail_scores, query.split.A, torch.zeros_like(query.split.A))
+    found = linearise(query.tail_scores, query.split.A, torch.zeros_like(query.split.A), DEEPLIFT)
     torch.testing.assert_close((found.multipliers * query.split.A).sum((2, 3)), alpha, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.value - found.reference, change, rtol=1e-9, atol=1e-12)
 

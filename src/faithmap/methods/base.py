@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -19,6 +19,8 @@ from torch import Tensor
 from faithmap.batching import Progress, chunked, default_batch
 from faithmap.cut import Cut, Split, cut
 from faithmap.models.base import Model, require_model
+from faithmap.models.face import FaceEmbedder
+from faithmap.rules import gradient
 from faithmap.sampling import generators, sample_ids
 from faithmap.targets import Target, first_tensor, stack
 
@@ -50,6 +52,14 @@ class Result:
     scores: Tensor | None = None
     """The number that is explained, ``(B,)``."""
     target: Target | None = None
+    against: Tensor | None = None
+    """What speaks against the target, ``(B, H, W)``, where the method finds it in the same run."""
+    standard_error: Tensor | None = None
+    """Of sampled maps, pixel by pixel, ``(B, H, W)``."""
+    coefficients: Tensor | None = None
+    """The weights of the layer's channels, ``(B, C)``, where the map is a weighted sum of them."""
+    coefficients_error: Tensor | None = None
+    """Their standard errors, where they are sampled."""
     completeness_error: Tensor | None = None
     """For additive methods ``|sum of contributions - (y(A) - y(0))|``, ``(B,)``."""
     condition: Tensor | None = None
@@ -61,6 +71,17 @@ class Result:
     notes: dict[str, Any] = field(default_factory=dict)
     """How it was computed, for provenance."""
     cost: Cost = field(default_factory=Cost)
+
+    def rows(self, which: slice) -> Result:
+        """Of some of the samples; what concerns all of them (notes, cost) stays."""
+        per_sample: dict[str, Any] = {
+            name: value[which]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) or (name == "reasons" and value)
+        }
+        if self.target is not None:
+            per_sample["target"] = self.target.select(torch.arange(len(self.maps))[which])
+        return dataclasses.replace(self, **per_sample)
 
 
 @dataclass(eq=False)
@@ -76,6 +97,7 @@ class Query:
     seed: int
     batch_size: int
     progress: Progress | None = None
+    """Called with the steps done of this batch's samples; see `Method.steps`."""
     cost: Cost = field(default_factory=Cost)
 
     def __len__(self) -> int:
@@ -138,6 +160,40 @@ class Query:
         self.cost.tail_backward += len(self)
         return gradient(scores, A).to(self.x.dtype)
 
+    def input_scores(self, count: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """The scores ``(count,)`` of changed inputs, which exist a chunk at a time.
+
+        Args:
+            count: of inputs in all.
+            make: ``i (m,) -> inputs (m, 3, H, W), rows (m,)``: some of the inputs, and whose sample each is.
+        """
+        return self._asked(count, make, self.model.network, self.batch_size, "forward")
+
+    def coalition_scores(self, count: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """The scores ``(count,)`` as if the layer had returned other activations, by the tail alone.
+
+        Args:
+            count: of feature maps in all.
+            make: ``i (m,) -> activations (m, C, h, w), rows (m,)``: some of them, and whose sample each is.
+        """
+        return self._asked(count, make, self.split.tail, self.tail_batch, "tail_forward")
+
+    @property
+    def tail_batch(self) -> int:
+        """How many feature maps go through the tail at once: as many numbers as a batch of inputs."""
+        return max(1, self.batch_size * self.x[0].numel() // self.split.A[0].numel())
+
+    def _asked(self, count: int, make: Any, network: Any, size: int, counter: str) -> Tensor:
+        target = self.target  # first: it may need the outputs
+
+        def score(i: Tensor) -> Tensor:
+            changed, rows = make(i)
+            setattr(self.cost, counter, getattr(self.cost, counter) + len(rows))
+            outputs = network(changed, rows) if counter == "tail_forward" else network(changed)
+            return target.select(rows)(outputs)
+
+        return torch.cat(list(chunked(score, count, size)))
+
     def completed(self, found: Result) -> Result:
         """What the method found, with what the query knows: target, scores, layer and cost."""
         notes = dict(found.notes)
@@ -175,6 +231,10 @@ class Method(ABC):
     """Whether it can explain a place of a feature map (`FeatureLocation`)."""
     control: ClassVar[bool] = False
     """Whether it knows nothing of the network and stands in tables to be beaten."""
+    faces: ClassVar[bool] = False
+    """Whether it explains pairs of faces alone."""
+    opposite: ClassVar[Literal["asked", "negated", "found", "none"]] = "asked"
+    """Where a pair's e- comes from: asking for `Dissimilarity`, the negative of e+, `Result.against`, or nowhere."""
     continuous: ClassVar[bool] = False
     """Whether it batches by itself and takes all samples at once."""
 
@@ -221,17 +281,20 @@ class Method(ABC):
             wanted = model.target(target, len(x))
             if wanted is not None and wanted.at_layer and not self.at_layer:
                 raise ValueError(f"{self.name} explains a network's outputs: for FeatureLocation use fame")
+            self.check(model, wanted)
             layer = getattr(self, "layer", None)
             layer = layer if layer is None else model.check_layer(layer)
             size = batch_size or default_batch(x)
 
             def ask(rows: Tensor) -> Result:
-                here = rows.to(x.device)
+                here, before = rows.to(x.device), int(rows[0]) * self.steps
                 some = wanted if wanted is None or len(rows) == len(x) else wanted.select(rows)
-                query = Query(model, x[here], some, layer, seed, size, progress if self.continuous else None)
+                query = Query(model, x[here], some, layer, seed, size)
+                if progress:
+                    query.progress = lambda done, _=0: progress(before + done, len(x) * self.steps)
                 found = query.completed(self.attribute(query))
-                if progress and not self.continuous:
-                    progress(int(rows[-1]) + 1, len(x))
+                if query.progress and not self.continuous:
+                    query.progress(len(rows) * self.steps, 0)
                 return found
 
             if self.continuous:
@@ -242,17 +305,20 @@ class Method(ABC):
     def attribute(self, query: Query) -> Result:
         """The maps of one batch."""
 
+    def check(self, model: Model, target: Target | None) -> None:
+        """Raise, before any work, if the method cannot explain this target of this model."""
+        if self.faces and not isinstance(model, FaceEmbedder):
+            raise ValueError(f"{self.name} explains pairs of faces: {model.name} is a {type(model).__name__}")
+
+    @property
+    def steps(self) -> int:
+        """The steps of work per sample that progress counts."""
+        return 1
+
     @property
     def parameters(self) -> dict[str, Any]:
         """The hyper-parameters by name."""
         return dataclasses.asdict(self)
-
-
-def gradient(scores: Tensor, of: Tensor) -> Tensor:
-    """The gradient of each sample's score; zero where it does not depend on ``of``, which a map's reason then tells."""
-    if not scores.requires_grad:
-        return torch.zeros_like(of)
-    return torch.autograd.grad(scores, of, torch.ones_like(scores), materialize_grads=True)[0]
 
 
 _KINDS: dict[Any, tuple[Any, str]] = {
@@ -297,6 +363,10 @@ def _joined(results: list[Result]) -> Result:
     return Result(
         maps=torch.cat([result.maps for result in results]),
         scores=cat("scores"),
+        against=cat("against"),
+        standard_error=cat("standard_error"),
+        coefficients=cat("coefficients"),
+        coefficients_error=cat("coefficients_error"),
         target=stack(targets, [len(result.maps) for result in results]),
         completeness_error=cat("completeness_error"),
         condition=cat("condition"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from faithmap.targets import first_tensor
 
 @dataclass(frozen=True)
 class ActivationMap(Method):
-    """A method whose map is ``sum_k w_k up(A_k)`` with one weight per channel of the target layer.
+    """A method whose map is ``sum_k w_k up(A_k)``: one weight per channel of the target layer, or one per place of it.
 
     Args:
         layer: target layer; the model's by default.
@@ -23,23 +24,25 @@ class ActivationMap(Method):
     layer: str | None = None
 
     signed = True
+    opposite = "negated"
+
+    def attribute(self, query: Query) -> Result:
+        """The sum, by the method's weights."""
+        return self.weighted(query, self.weights(query))
+
+    def weights(self, query: Query) -> Tensor:
+        """What the activations are weighed with: ``(B, C)``, or ``(B, C, h, w)``."""
+        raise NotImplementedError
 
     @staticmethod
-    def weigh(query: Query, weights: Tensor) -> Tensor:
-        """The map ``(B, H, W)`` for weights ``(B, C)``; upsampling is linear, so that it comes after the sum."""
-        weights, A = (t.to(query.x.dtype) for t in (weights, query.split.A))
-        return query.upsample(torch.einsum("bc,bchw->bhw", weights, A))
-
-    @staticmethod
-    def reasons(query: Query, weights: Tensor) -> list[str]:
-        """Why a map would be constant: dead activations, or weights without anything to weigh."""
-        dead = (query.split.A == 0).flatten(1).all(dim=1).tolist()
-        unmoved = (weights == 0).flatten(1).all(dim=1).tolist()
-        layer = f"layer {query.layer!r}"
-        return [
-            f"all activations of {layer} are 0" if d else f"the target does not depend on {layer}" if u else ""
-            for d, u in zip(dead, unmoved, strict=True)
-        ]
+    def weighted(query: Query, weights: Tensor, **known: Any) -> Result:
+        """The maps of weights ``(B, C)`` or ``(B, C, h, w)``, with what else is known of them."""
+        found, A = (t.to(query.x.dtype) for t in (weights, query.split.A))
+        index = "bc" if weights.ndim == 2 else "bchw"
+        # Upsampling is linear, so that it comes after the sum.
+        maps = query.upsample(torch.einsum(f"{index},bchw->bhw", found, A))
+        coefficients = weights if weights.ndim == 2 else None
+        return Result(maps, coefficients=coefficients, reasons=why_constant(query, weights), **known)
 
 
 @register("cam")
@@ -61,16 +64,16 @@ class CAM(ActivationMap):
         torch.Size([1, 224, 224])
     """
 
-    def attribute(self, query: Query) -> Result:
-        """Weights from the linear layer."""
-        weights = class_weights(query)
-        if weights is None:
+    def weights(self, query: Query) -> Tensor:
+        """Those of the linear layer."""
+        found = class_weights(query)
+        if found is None:
             raise ValueError(
                 f"cam needs a head of global average pooling and one linear layer behind {query.layer!r}, and a target "
                 f"that is affine in its outputs (Logit, LogitMargin, DotProduct; here {type(query.target).__name__}): "
                 "use lift-cam or grad-cam, which take any"
             )
-        return Result(self.weigh(query, weights), reasons=self.reasons(query, weights))
+        return found
 
 
 @register("grad-cam")
@@ -89,10 +92,20 @@ class GradCAM(ActivationMap):
         torch.Size([1, 224, 224])
     """
 
-    def attribute(self, query: Query) -> Result:
-        """Weights from one backward pass through the tail."""
-        weights = query.tail_gradient().mean(dim=(2, 3))
-        return Result(self.weigh(query, weights), reasons=self.reasons(query, weights))
+    def weights(self, query: Query) -> Tensor:
+        """One backward pass through the tail."""
+        return query.tail_gradient().mean(dim=(2, 3))
+
+
+def why_constant(query: Query, weights: Tensor) -> list[str]:
+    """Why each map would be constant: dead activations, or weights without anything to weigh; "" where it is not."""
+    dead = (query.split.A == 0).flatten(1).all(dim=1).tolist()
+    unmoved = (weights == 0).flatten(1).all(dim=1).tolist()
+    layer = f"layer {query.layer!r}"
+    return [
+        f"all activations of {layer} are 0" if d else f"the target does not depend on {layer}" if u else ""
+        for d, u in zip(dead, unmoved, strict=True)
+    ]
 
 
 def class_weights(query: Query) -> Tensor | None:

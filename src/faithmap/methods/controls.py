@@ -24,6 +24,7 @@ class Random(Method):
 
     at_layer = True
     control = True
+    opposite = "none"
 
     def attribute(self, query: Query) -> Result:
         """Noise from each sample's own generator."""
@@ -51,6 +52,7 @@ class CentreGaussian(Method):
 
     at_layer = True
     control = True
+    opposite = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from faithmap.batching import continuous
-from faithmap.methods.base import Method, Query, Result, gradient
+from faithmap.methods.base import Method, Query, Result
 from faithmap.methods.registry import register
 from faithmap.models.base import GREY
+from faithmap.rules import gradient
 from faithmap.targets import Target
 
 
@@ -74,6 +75,11 @@ class FAME(Method):
         For verification the paper also stops below a loss of 0.01: ``FAME.paper(stop_below=0.01)``.
         """
         return cls(**{"iterations": 500, "step": 1 / 255, "sigma": 7.7, "kernel": 49, "space": "input", **changes})
+
+    @property
+    def steps(self) -> int:
+        """The iterations."""
+        return self.iterations
 
     def attribute(self, query: Query) -> Result:
         """Descend every sample in one continuous batch."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from faithmap.methods.base import Query, Result
 from faithmap.methods.cam import ActivationMap, class_weights
 from faithmap.methods.registry import register
-from faithmap.rules import linearise
+from faithmap.rules import DEEPLIFT, linearise
 
 
 @register("lift-cam")
@@ -43,11 +43,11 @@ class LIFTCAM(ActivationMap):
     def attribute(self, query: Query) -> Result:
         """Coefficients by the closed form where there is one, else by replaced rules."""
         alpha, change, notes = coefficients(query)
-        return Result(
-            maps=self.weigh(query, alpha),
+        return self.weighted(
+            query,
+            alpha,
             completeness_error=(alpha.sum(dim=1) - change).abs(),
             condition=alpha.abs().sum(dim=1) / change.abs(),
-            reasons=self.reasons(query, alpha),
             notes=notes,
         )
 
@@ -62,7 +62,7 @@ def coefficients(query: Query) -> tuple[Tensor, Tensor, dict[str, str]]:
         change = query.scores.double() - nothing.double()
         return weights.double() * A.mean(dim=(2, 3)), change, {"coefficients": "closed form"}
     target = query.target
-    found = linearise(lambda a: target(query.split.tail(a)), query.split.A, torch.zeros_like(query.split.A))
+    found = linearise(lambda a: target(query.split.tail(a)), query.split.A, torch.zeros_like(query.split.A), DEEPLIFT)
     # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
     query.cost.tail_forward += (found.runs - ("outputs" not in query.__dict__)) * len(query)
     query.cost.tail_backward += len(query)

@@ -1,0 +1,252 @@
+"""The engine: a recorded function is followed operation by operation, each by its rule from a table."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from faithmap.rules.graphs import aten, record
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A value on the activations, through which gradients flow, and the same value on the reference."""
+
+    value: Any
+    reference: Any
+    normaliser: bool = False
+    """Whether it is a factor that normalises (1 / norm): see `_product`."""
+
+
+Rule: TypeAlias = Callable[..., Any]
+Rules: TypeAlias = Mapping[Any, Rule]
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """What `linearise` found."""
+
+    value: Tensor
+    """y(A), ``(B,)``."""
+    reference: Tensor
+    """y(reference), ``(B,)``."""
+    multipliers: Tensor
+    """m, of A's shape."""
+    without_rule: tuple[str, ...]
+    """What is not linear and passed a plain gradient: completeness need not hold through it."""
+    runs: int
+    """How often the function ran forward: to be recorded, on A, on the reference."""
+
+
+def linearise(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor, rules: Rules) -> Linearised:
+    """Multipliers m of a function with ``y(A) - y(reference) = sum(m * (A - reference))``.
+
+    Source: Shrikumar et al. 2017 (Rescale rule), with rules for normalisers, softmax and pooling that keep the sum.
+
+    Args:
+        function: activations -> one score per sample ``(B,)``.
+        A: activations ``(B, ...)``.
+        reference: activations that stand for "nothing", of A's shape.
+        rules: operation -> rule, for instance `DEEPLIFT`.
+
+    Examples:
+        >>> from faithmap.rules import DEEPLIFT
+        >>> A = torch.tensor([[3.0, -1.0]])
+        >>> found = linearise(lambda a: (a - 1).relu().sum(dim=1), A, torch.zeros_like(A), DEEPLIFT)
+        >>> (found.value - found.reference).item(), (found.multipliers * A).sum().item()
+        (2.0, 2.0)
+    """
+    try:
+        graph = record(function, A)
+    except torch.cuda.OutOfMemoryError:
+        raise  # a smaller batch may fit
+    except Exception as error:  # whatever the caller's code raises when it is recorded: it is named in the result
+        return _plain_gradient(function, A, reference, f"everything ({type(error).__name__} when it was recorded)")
+    run = Interpreter(graph, rules)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = A.detach().clone().requires_grad_()
+        y = run.follow(Pair(leaf, reference.detach().clone()))
+        multipliers = gradient(y.value, leaf)
+    runs = graph.meta["runs"] + 2
+    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(run.without_rule), runs)
+
+
+def _plain_gradient(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor, why: str) -> Linearised:
+    """The gradient at A, for functions that cannot be recorded: those whose flow depends on the values."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = A.detach().clone().requires_grad_()
+        value = function(leaf.clone())  # it may work in place
+        with torch.no_grad():
+            at_reference = function(reference.detach().clone())
+        return Linearised(value.detach(), at_reference, gradient(value, leaf), (why,), runs=3)
+
+
+def gradient(scores: Tensor, of: Tensor) -> Tensor:
+    """The gradient of each sample's score; zero where it does not depend on ``of``, which a map's reason then tells."""
+    if not scores.requires_grad:
+        return torch.zeros_like(of)
+    return torch.autograd.grad(scores, of, torch.ones_like(scores), materialize_grads=True)[0]
+
+
+class Interpreter:
+    """Runs a recorded graph on a pair, operation by operation, by a table of rules."""
+
+    def __init__(self, graph: fx.GraphModule, rules: Rules) -> None:
+        self.graph = graph
+        self.rules = rules
+        self.without_rule: dict[str, None] = {}
+        """The names of what is not linear and passed a plain gradient, in order."""
+
+    def follow(self, pair: Pair) -> Pair:
+        """The graph's output for its input."""
+        nodes = self.graph.graph.nodes
+        values: dict[fx.Node, Any] = {}
+        last_use = {source: node for node in nodes for source in node.all_input_nodes}
+        for node in nodes:
+            if node.op == "placeholder":
+                values[node] = pair
+            elif node.op == "get_attr":
+                constant = getattr(self.graph, str(node.target))
+                values[node] = constant.detach() if isinstance(constant, Tensor) else constant
+            else:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                if node.op == "output":
+                    break
+                values[node] = self(node.target, *args, **kwargs)
+            for source in node.all_input_nodes:
+                if last_use[source] is node:
+                    del values[source]
+        result = args[0]
+        return result if isinstance(result, Pair) else Pair(result, result)
+
+    def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Apply one operation by its rule."""
+        if not live_pairs(args, kwargs):
+            with torch.no_grad():
+                return op(*args, **kwargs)
+        if op is operator.getitem:
+            return args[0][args[1]]
+        if op in (aten.view.default, aten._unsafe_view.default):
+            op = aten.reshape.default  # strides may differ from those that were recorded
+        rule: Rule = self.rules.get(getattr(op, "overloadpacket", op), plain)
+        return rule(self, op, *args, **kwargs)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, of: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def with_gradient(value: Tensor, of: Tensor) -> Tensor:
+    """The given value, with the gradient of another tensor of its shape; how rules say what they pass on.
+
+    Examples:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> y = with_gradient(x * x, of=10 * x)
+        >>> y.item(), torch.autograd.grad(y, x)[0].item()
+        (9.0, 10.0)
+    """
+    return cast(Tensor, _WithGradient.apply(value.detach(), of))  # type: ignore[no-untyped-call]
+
+
+def plain(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
+    """The operation's own gradient: exact for linear operations; others are named as without a rule."""
+    live = live_pairs(args, kwargs)
+    value = op(*values_of(args), **values_of(kwargs))
+    with torch.no_grad():
+        reference = op(*references_of(args), **references_of(kwargs))
+    packet = getattr(op, "overloadpacket", op)
+    moves = any(pair.value.requires_grad for pair in live)  # where not, the gradient was lost earlier, and named there
+    tensors = [*(pair.value for pair in live), *tree_flatten(value)[0]]
+    known = always_linear(op, len(live)) and all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors)
+    if moves and not known and not _acts_linearly(op, args, kwargs, value, reference):
+        run.without_rule[str(packet)] = None
+    if isinstance(value, (tuple, list)):
+        return type(value)(Pair(v, r) for v, r in zip(value, reference, strict=True))
+    normaliser = len(live) == 1 and live[0].normaliser and packet in _KEEPS_NORMALISER
+    return Pair(value, reference, normaliser)
+
+
+def always_linear(op: Any, live: int) -> bool:
+    """Whether the operation is linear in so many arguments that depend on the activations, whatever their values."""
+    packet = getattr(op, "overloadpacket", op)
+    return op is operator.getitem or packet in _ADDITIVE or (packet in _LINEAR and live == 1)
+
+
+def _acts_linearly(op: Any, args: Any, kwargs: Any, value: Any, reference: Any) -> bool:
+    """Whether the gradient explains the change from reference to value: all on the way between lies on a line.
+
+    Asked of values alone, for many linear operations have no forward derivative.
+    """
+    outs, outs0 = (tree_flatten(tree)[0] for tree in (value, reference))
+    # What has no gradient (indices, conditions) must not change.
+    if any(
+        isinstance(o, Tensor) and not o.requires_grad and not o.equal(o0) for o, o0 in zip(outs, outs0, strict=True)
+    ):
+        return False
+    leaves, spec = tree_flatten((args, kwargs))
+    for t in (0.0, 0.3, 0.77):  # at 0 for the conditions, which stay those of the value
+        way = [_between(p.value.detach(), p.reference, t) if isinstance(p, Pair) else p for p in leaves]
+        positional, named = tree_unflatten(way, spec)
+        with torch.no_grad():
+            between = tree_flatten(op(*positional, **named))[0]
+        for given, out, out0 in zip(between, outs, outs0, strict=True):
+            if isinstance(out, Tensor) and out.requires_grad and out.numel():
+                eps, out = torch.finfo(out.dtype).eps, out.detach()
+                slack = eps**0.5 * finite(out - out0).abs().max() + 8 * eps * finite(out).abs().max()
+                if not given.allclose(_between(out, out0, t), rtol=0, atol=float(slack), equal_nan=True):
+                    return False
+    return True
+
+
+def _between(value: Tensor, reference: Tensor, t: float) -> Tensor:
+    if not (value.is_floating_point() or value.is_complex()):
+        return value
+    return torch.where(value == reference, value, reference + t * (value - reference))  # equal infinities stay
+
+
+def live_pairs(args: Any, kwargs: Any) -> list[Pair]:
+    """What depends on the activations among the arguments."""
+    return [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Pair)]
+
+
+def values_of(tree: Any) -> Any:
+    return tree_map(lambda leaf: leaf.value if isinstance(leaf, Pair) else leaf, tree)
+
+
+def references_of(tree: Any) -> Any:
+    return tree_map(lambda leaf: leaf.reference if isinstance(leaf, Pair) else leaf, tree)
+
+
+def packets(names: str) -> list[Any]:
+    return [getattr(aten, name) for name in names.split() if hasattr(aten, name)]
+
+
+_LINEAR = frozenset(packets(
+    "convolution mm bmm matmul mv add sub rsub neg mul sum mean cumsum cat stack clone alias lift_fresh_copy "
+    "_to_copy view _unsafe_view reshape _reshape_alias permute transpose t movedim flatten expand squeeze "
+    "unsqueeze repeat slice select index index_select gather unbind split split_with_sizes diagonal as_strided "
+    "unfold slice_scatter select_scatter flip roll tril triu masked_fill pixel_shuffle im2col constant_pad_nd "
+    "reflection_pad2d replication_pad2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d "
+    "_adaptive_avg_pool3d upsample_bilinear2d upsample_nearest2d upsample_bicubic2d"
+))  # fmt: skip
+_ADDITIVE = frozenset(packets("add sub rsub cat stack slice_scatter select_scatter empty_like new_empty"))
+_KEEPS_NORMALISER = frozenset(packets(
+    "view _unsafe_view reshape expand squeeze unsqueeze clone alias permute transpose _to_copy slice select mul div"
+))  # fmt: skip
+
+
+def finite(t: Tensor) -> Tensor:
+    """The tensor with 0 for what is infinite or not a number."""
+    return torch.where(t.isfinite(), t, 0)
