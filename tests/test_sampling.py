@@ -7,7 +7,7 @@ import torch
 
 import faithmap as fm
 from faithmap.methods import Random
-from faithmap.sampling import generators, sample_ids
+from faithmap.sampling import Moments, generators, sample_ids
 from tests import nets
 
 
@@ -61,3 +61,19 @@ def test_maps_of_sampling_methods_know_no_batch_and_no_order(batch_size: int) ->
     alone = torch.cat([Random()(model, x[i : i + 1], 0, seed=7) for i in range(5)])
     order = torch.tensor([4, 2, 0, 1, 3])
     assert torch.equal(Random().run(model, x[order], 0, seed=7, batch_size=batch_size).maps, alone[order])
+
+
+@pytest.mark.parametrize("sizes", [[7], [1, 6], [3, 1, 3]])
+def test_moments_of_blocks_are_those_of_all_draws(sizes: list[int]) -> None:
+    draws = 1e6 + torch.randn(7, 2, 3, dtype=torch.float64)
+    moments = Moments()
+    for block in draws.split(sizes):
+        moments.add(block)
+    torch.testing.assert_close(moments.mean, draws.mean(0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(moments.standard_error, draws.std(0) / 7**0.5, rtol=1e-8, atol=0)
+
+
+def test_one_draw_has_no_standard_error() -> None:
+    moments = Moments()
+    moments.add(torch.ones(1, 2))
+    assert moments.standard_error.tolist() == [torch.inf, torch.inf]

@@ -21,12 +21,12 @@ from faithmap.attribution import Attribution, Face, LocationMaps, PairAttributio
 from faithmap.batching import Progress, chunked, default_batch
 from faithmap.images import Picture
 from faithmap.methods import FAME, Method, Result
-from faithmap.methods.fame import blur
 from faithmap.metrics import Interval, bootstrap, cam_locality
 from faithmap.metrics.locality import cell_weights
 from faithmap.models.base import Inputs, Model, Pictures, Precision, require_model
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
+from faithmap.pixels import blur
 from faithmap.sampling import sample_ids
 from faithmap.targets import Dissimilarity, Each, FeatureLocation, Similarity, Target
 

@@ -1,4 +1,4 @@
-"""Randomness that belongs to a sample: never to its batch, its place in it, or the worker that ran it."""
+"""Randomness that belongs to a sample, never to its batch or the worker that ran it; and means of what is sampled."""
 
 from __future__ import annotations
 
@@ -37,3 +37,39 @@ def generators(seed: int, method: str, ids: Sequence[str]) -> list[torch.Generat
         digest = hashlib.sha256(f"{seed}/{method}/{identity}".encode()).digest()
         made.append(torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1))
     return made
+
+
+class Moments:
+    """Mean and standard error of draws that come in blocks and are not kept; sums are float64.
+
+    Examples:
+        >>> moments = Moments()
+        >>> for block in torch.tensor([[[1.0, 6.0]], [[2.0, 3.0]]]):
+        ...     moments.add(block)
+        >>> moments.mean.tolist(), round(float(moments.standard_error[0]), 3)
+        ([1.5, 4.5], 0.5)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(())
+        """``(...)``; of the shape of one draw."""
+        self._squares = torch.zeros(())
+
+    def add(self, draws: Tensor) -> None:
+        """Take in draws ``(n, ...)``."""
+        draws, n = draws.double(), len(draws)
+        mean = draws.mean(dim=0)
+        squares = ((draws - mean) ** 2).sum(dim=0)
+        shift, total = mean - self.mean.to(mean), self.count + n
+        # Deviations from the mean so far, not sums of squares: those cancel (Chan et al. 1983).
+        self._squares = self._squares.to(mean) + squares + shift**2 * self.count * n / total
+        self.mean = self.mean.to(mean) + shift * n / total
+        self.count = total
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the mean, ``(...)``; infinite for a single draw."""
+        if self.count < 2:
+            return torch.full_like(self.mean, torch.inf)
+        return (self._squares / (self.count - 1) / self.count).sqrt()

@@ -24,7 +24,8 @@ TINY: dict[str, dict[str, Any]] = {"fame": {"iterations": 3}}
 
 # What a method may refuse, by the network: its error must name what would work.
 REFUSED: dict[str, set[str]] = {"cam": {"vgg", "vit", "faces", "faces, dot product"}}
-AFFINE = {"cam"}  # methods that take no target but one that is affine in the network's outputs
+# Methods that take only some targets, and what their error says of a callable.
+PICKY: dict[str, str] = {"cam": "affine"}
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "gap": nets.gap_linear,
@@ -35,19 +36,40 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "faces": nets.Faces,
     "faces, dot product": nets.Faces,
 }
+
+
+def refused(name: str) -> set[str]:
+    classifiers = {net for net in NETS if not net.startswith("faces")}
+    return REFUSED.get(name, set()) | (classifiers if get(name).faces else set())
+
+
+def home(name: str, net: str = "residual") -> str:
+    """A network that the method explains: the given one, or one of its own."""
+    return net if net not in refused(name) else "faces" if get(name).faces else "residual"
+
+
 ALL = pytest.mark.parametrize("name", available())
 ON_ALL = pytest.mark.parametrize(
-    ("name", "net"), [(name, net) for name in available() for net in NETS if net not in REFUSED.get(name, ())]
+    ("name", "net"), [(name, net) for name in available() for net in NETS if net not in refused(name)]
 )
 EXPLAINING = pytest.mark.parametrize("name", [name for name in available() if not get(name).control])
+OF_CLASSES = pytest.mark.parametrize("name", [name for name in available() if not get(name).faces])
 
 
 def method(name: str) -> Method:
     return create(name, **TINY.get(name, {}))
 
 
+def at_home(name: str, n: int, dtype: torch.dtype = torch.float32) -> tuple[Model, Tensor, Any]:
+    """A model that the method explains, samples and a target."""
+    net = home(name)
+    return wrap(net, NETS[net]().to(dtype).eval()), *question(net, n, dtype)
+
+
 def wrap(net: str, module: nn.Module) -> Model:
-    return (fm.FaceEmbedder if net.startswith("faces") else fm.Classifier)(module, size=32)
+    if net.startswith("faces"):
+        return fm.FaceEmbedder(module, size=32, threshold=0.2)
+    return fm.Classifier(module, size=32)
 
 
 def question(net: str, n: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Any]:
@@ -119,7 +141,7 @@ def test_scores_are_the_targets_and_costs_are_counted(name: str, net: str) -> No
     assert [found.target.describe(i) for i in range(3)] == [target.describe(i) for i in range(3)]  # type: ignore[union-attr]
 
 
-@ALL
+@OF_CLASSES
 def test_without_a_target_the_predicted_class_is_explained(name: str) -> None:
     model, (x, _) = wrap("residual", nets.Residual().eval()), question("residual", 3)
     predicted = model.module(x).argmax(dim=1).tolist()
@@ -156,7 +178,8 @@ def test_maps_are_raw_and_float32_or_better_on_the_inputs_device(name: str, net:
 @ALL
 def test_half_precision_networks_have_maps_with_float32_resolution(name: str) -> None:
     """A map, a sum or an iterate in bfloat16 would leave only 8 significant bits."""
-    model, (x, target) = wrap("gap", nets.gap_linear().bfloat16().eval()), question("gap", 1)
+    net = home(name, "gap")
+    model, (x, target) = wrap(net, NETS[net]().bfloat16().eval()), question(net, 1)
     maps = method(name)(model, x, target)
     assert maps.dtype == torch.float32
     assert not torch.equal(maps, maps.bfloat16().float())
@@ -164,7 +187,7 @@ def test_half_precision_networks_have_maps_with_float32_resolution(name: str) ->
 
 @ALL
 def test_bfloat16_maps_correlate_with_float32_maps(name: str) -> None:
-    model, (x, target) = wrap("residual", nets.Residual().eval()), question("residual", 8)
+    model, x, target = at_home(name, 8)
     full, half = (method(name)(model.configured(precision=p), x, target) for p in ("float32", "bf16"))
     assert half.dtype == torch.float32
     rows = [torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] for a, b in zip(full, half, strict=True)]
@@ -175,7 +198,7 @@ def test_bfloat16_maps_correlate_with_float32_maps(name: str) -> None:
 def test_compiled_networks_have_the_same_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dynamo's tracing, but without waiting for a compiler."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    model, (x, target) = wrap("residual", nets.Residual().eval()), question("residual", 3)
+    model, x, target = at_home(name, 3)
     maps = method(name).run(model.configured(compile=True), x, target, batch_size=2).maps
     close(maps, method(name).run(model, x, target, batch_size=2).maps, 1e-5)
 
@@ -209,7 +232,7 @@ def test_everything_is_the_same_afterwards_also_on_an_exception(name: str, net: 
     given, before = x.detach().clone(), snapshot(module)
     method(name)(model, x, target)
     assert snapshot(module) == before
-    with pytest.raises(ValueError if name in AFFINE else _TargetError):
+    with pytest.raises(ValueError if name in PICKY else _TargetError):
         method(name)(model, x, _raise)
     assert snapshot(module) == before
     assert x.grad is None
@@ -222,6 +245,7 @@ def test_everything_is_the_same_afterwards_also_on_an_exception(name: str, net: 
 @ALL
 @pytest.mark.parametrize("net", ["residual", "gap"])
 def test_wrapped_and_frozen_modules_have_the_same_maps(name: str, net: str) -> None:
+    net = home(name, net)
     module = NETS[net]().eval()
     x, target = question(net, 2)
     expected = method(name)(wrap(net, module), x, target)
@@ -239,8 +263,7 @@ def test_wrapped_and_frozen_modules_have_the_same_maps(name: str, net: str) -> N
 @ALL
 @pytest.mark.parametrize("net", ["vgg", "vit", "gap"])
 def test_callers_in_any_mode_get_the_same_bits(name: str, net: str) -> None:
-    if net in REFUSED.get(name, ()):
-        net = "residual"
+    net = home(name, net)
     module = NETS[net]().eval()
     expected = method(name)(wrap(net, module), *question(net, 2))
     modes: dict[str, AbstractContextManager[Any]] = {
@@ -260,25 +283,24 @@ def test_callers_in_any_mode_get_the_same_bits(name: str, net: str) -> None:
 @ALL
 def test_a_network_made_under_inference_mode_can_be_explained(name: str) -> None:
     with torch.inference_mode():
-        model = wrap("residual", nets.Residual().eval())
-        x, target = question("residual", 2)
+        model, x, target = at_home(name, 2)
         maps = method(name)(model, x, target)
     assert bool(maps.isfinite().all())
 
 
 @ALL
 def test_threads_do_not_disturb_one_another(name: str) -> None:
-    module = nets.Residual().eval()
-    x, _ = question("residual", 4)
-    alone = [method(name)(wrap("residual", module), x[i : i + 1], i) for i in range(4)]
-    fresh = nets.Residual().eval()
-    fresh.load_state_dict(module.state_dict())
-    model, found, start = wrap("residual", fresh), {}, threading.Barrier(4)
+    model, x, target = at_home(name, 4)
+    one = [target.select(torch.tensor([i])) for i in range(4)]
+    alone = [method(name)(model, x[i : i + 1], one[i]) for i in range(4)]
+    fresh = NETS[home(name)]().eval()
+    fresh.load_state_dict(model.module.state_dict())
+    model, found, start = wrap(home(name), fresh), {}, threading.Barrier(4)
 
     def work(i: int) -> None:
         torch.set_num_threads(1)
         start.wait()
-        found[i] = [method(name)(model, x[i : i + 1], i) for _ in range(3)]
+        found[i] = [method(name)(model, x[i : i + 1], one[i]) for _ in range(3)]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -304,9 +326,9 @@ def test_threads_do_not_disturb_one_another(name: str) -> None:
     ids=["no influence", "a constant", "not finite"],
 )
 def test_maps_that_say_nothing_are_flagged(name: str, function: Any, says: str) -> None:
-    model, (x, _) = wrap("residual", nets.Residual().eval()), question("residual", 2)
-    if name in AFFINE:
-        with pytest.raises(ValueError, match="affine"):
+    model, x, _ = at_home(name, 2)
+    if name in PICKY:
+        with pytest.raises(ValueError, match=PICKY[name]):
             fm.explain(model, x, method(name), function)
         return
     with pytest.warns(fm.DegenerateMapWarning, match=says):
@@ -320,24 +342,23 @@ def test_maps_that_say_nothing_are_flagged(name: str, function: Any, says: str) 
 @ALL
 def test_one_broken_sample_leaves_the_others_their_maps(name: str) -> None:
     """A dead picture in the batch: all activations 0."""
-    module = nets.Residual().double().eval()
-    for conv in module.modules():
-        if isinstance(conv, nn.Conv2d) and conv.bias is not None:
-            conv.bias.data.zero_()
-    model = wrap("residual", module)
-    x, _ = question("residual", 3, torch.float64)
+    model, x, target = at_home(name, 3, torch.float64)
+    for part in model.module.modules():
+        if isinstance(part, (nn.Conv2d, nn.BatchNorm2d)) and part.bias is not None:
+            part.bias.data.zero_()
     x[1] = 0
-    maps = method(name)(model, x, [0, 1, 2])
+    maps = method(name)(model, x, target)
     if not get(name).control:
         assert bool((maps[1] == maps[1, 0, 0]).all())
-    close(maps[[0, 2]], method(name)(model, x[[0, 2]], [0, 2]), 1e-6)
+    others = torch.tensor([0, 2])
+    close(maps[others], method(name)(model, x[others], target.select(others)), 1e-6)
 
 
 # --- 6: additive methods
 
 
 @pytest.mark.parametrize(
-    ("name", "net"), [(n, net) for n in available() if get(n).additive for net in NETS if net not in REFUSED.get(n, ())]
+    ("name", "net"), [(n, net) for n in available() if get(n).additive for net in NETS if net not in refused(n)]
 )
 def test_additive_methods_report_that_their_parts_add_up(name: str, net: str) -> None:
     model, (x, target) = wrap(net, NETS[net]().double().eval()), question(net, 3, torch.float64)
@@ -358,7 +379,7 @@ def _counted(net: str) -> tuple[Model, list[int]]:
     return wrap(net, module), calls
 
 
-@ALL
+@OF_CLASSES
 @pytest.mark.parametrize(
     ("x", "target", "says"),
     [
@@ -389,18 +410,18 @@ def test_wrong_input_is_named_before_the_network_runs(name: str, x: Tensor, targ
 
 @ALL
 def test_wrong_settings_are_named_before_the_network_runs(name: str) -> None:
-    model, calls = _counted("residual")
-    x = torch.zeros(1, 3, 32, 32)
+    model, calls = _counted(home(name))
+    x, target = question(home(name), 1)
     for size in (0, -1, 2.5):
         with pytest.raises(ValueError, match=f"batch_size .* got {size}"):
-            method(name).run(model, x, 0, batch_size=size)  # type: ignore[arg-type]
+            method(name).run(model, x, target, batch_size=size)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"wrap it.*fm\.Classifier"):
-        method(name)(model.module, x, 0)  # type: ignore[arg-type]
+        method(name)(model.module, x, target)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"fm\.load\('resnet50'\)"):
-        method(name)("resnet50", x, 0)  # type: ignore[arg-type]
+        method(name)("resnet50", x, target)  # type: ignore[arg-type]
     if "layer" in method(name).parameters:
-        with pytest.raises(ValueError, match=r"no layer 'layer3' .*did you mean layer"):
-            create(name, **TINY.get(name, {}), layer="layer3")(model, x, 0)
+        with pytest.raises(ValueError, match=r"no layer 'layer3' .*did you mean"):
+            create(name, **TINY.get(name, {}), layer="layer3")(model, x, target)
     assert not calls
 
 
@@ -416,16 +437,36 @@ def test_faces_need_a_question(name: str) -> None:
 @ALL
 def test_what_a_method_does_not_explain_it_refuses_by_naming_what_does(name: str) -> None:
     if not get(name).at_layer:
-        model, calls = _counted("residual")
+        model, calls = _counted(home(name))
         with pytest.raises(ValueError, match="use fame"):
             method(name)(model, torch.zeros(1, 3, 32, 32), fm.targets.FeatureLocation(0, 0))
         assert not calls
-    for net in REFUSED.get(name, ()):
-        with pytest.raises(ValueError, match="use lift-cam or grad-cam"):
+    for net in refused(name):
+        with pytest.raises(ValueError, match=r"use |needs |explains pairs of faces"):
             method(name)(wrap(net, NETS[net]().eval()), *question(net, 2))
 
 
+@pytest.mark.parametrize("name", [name for name in available() if get(name).opposite == "negated"])
+def test_what_speaks_against_a_match_is_the_negative_where_a_method_says_so(name: str) -> None:
+    model, (x, _) = wrap("faces", nets.Faces().double().eval()), question("faces", 2, torch.float64)
+    if "faces" not in refused(name):
+        references = torch.randn(2, 6, dtype=torch.float64)
+        plus, minus = (method(name)(model, x, t(references)) for t in (fm.targets.Similarity, fm.targets.Dissimilarity))
+        close(minus, -plus, 1e-6)
+
+
 @ALL
+def test_pairs_of_faces_are_explained_or_say_why_not(name: str) -> None:
+    model, (x, _) = wrap("faces", nets.Faces().eval()), question("faces", 2)
+    if "faces" in refused(name):
+        return
+    pair = fm.explain_pair(model, x[:1], x[1:], method(name))
+    how = pair.probe.similar.provenance["notes"]
+    assert (pair.probe.dissimilar is None) == (get(name).opposite == "none") == ("has none" in str(how.get("e-")))
+    assert bool(pair.gallery.similar.maps.isfinite().all())
+
+
+@OF_CLASSES
 @pytest.mark.parametrize("k", [5, 99])
 def test_a_class_that_does_not_exist_is_named(name: str, k: int) -> None:
     model, (x, _) = wrap("residual", nets.Residual().eval()), question("residual", 2)
@@ -438,7 +479,7 @@ def test_a_class_that_does_not_exist_is_named(name: str, k: int) -> None:
 
 @ALL
 def test_progress_rises_to_the_total_and_cancels(name: str) -> None:
-    model, (x, target) = wrap("residual", nets.Residual().eval()), question("residual", 5)
+    model, x, target = at_home(name, 5)
     calls: list[tuple[int, int]] = []
     method(name).run(model, x, target, batch_size=2, progress=lambda done, total: calls.append((done, total)))
     done, totals = zip(*calls, strict=True)

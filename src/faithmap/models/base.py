@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from faithmap.images import Geometry, Interpolation, Picture, open_image, to_tensor
 from faithmap.models.frozen import twin, unwrap
 from faithmap.models.layers import Layer, rank_layers
+from faithmap.pixels import grey
 from faithmap.targets import Custom, Each, Target
 from faithmap.words import did_you_mean
 
@@ -23,8 +24,6 @@ Pictures: TypeAlias = "Picture | Tensor | Sequence[Picture]"
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 Precision: TypeAlias = Literal["float32", "bf16"]
 
-GREY = (0.2989, 0.587, 0.114)
-"""What red, green and blue weigh in grey."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -198,7 +197,7 @@ class Model:
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """RGB pixels in [0, 1], ``(B, 3, H, W)``, in the network's input space ``(B, C, H, W)``."""
         if self.channels == 1:
-            pixels = (pixels * pixels.new_tensor(GREY).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+            pixels = grey(pixels)[:, None]
         elif self.channels != 3:
             raise ValueError(f"{self.name} takes {self.channels} channels, a picture has 3: give a prepared tensor")
         ordered = pixels.flip(1) if self.channel_order == "bgr" else pixels
