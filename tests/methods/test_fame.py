@@ -14,8 +14,8 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 import faithmap as fm
-from faithmap.pixels import blur, grey
 from faithmap.models.base import Model
+from faithmap.pixels import blur, grey
 from faithmap.targets import Custom, Dissimilarity, FeatureLocation, Logit, Similarity, Target
 from tests import nets
 

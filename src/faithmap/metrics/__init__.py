@@ -2,5 +2,6 @@
 
 from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.locality import cam_locality
+from faithmap.metrics.removal import area, removal_curve
 
-__all__ = ["Interval", "bootstrap", "cam_locality"]
+__all__ = ["Interval", "area", "bootstrap", "cam_locality", "removal_curve"]
