@@ -1,11 +1,13 @@
-# Two commands: `make demo` explains real photos, `make test` runs every check.
+# `make demo` explains real photos, `make test` runs every check, `make test-peers` compares with other libraries.
 # Every pip call carries constraints/cpu.txt: without it pip picks a torch with gigabytes of CUDA.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-fast lint types clean
+PEERS  := .venv-peers
+
+.PHONY: demo test test-fast test-peers lint types clean
 
 demo: $(VENV)/.user
 	$(BIN)/faithmap demo --out faithmap-demo
@@ -15,6 +17,9 @@ test: lint types
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not real"
+
+test-peers: $(PEERS)/.done
+	$(PEERS)/bin/python -m pytest tests/peers
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks examples
@@ -34,5 +39,10 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
 	$(PIP) install -c constraints/cpu.txt -e ".[dev]"
 	touch $@ $(VENV)/.user
 
+$(PEERS)/.done: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints/cpu.txt -e ".[peers]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) faithmap-demo faithmap-out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) faithmap-demo faithmap-out .mypy_cache .ruff_cache .pytest_cache

@@ -77,8 +77,8 @@ def test_ties_are_broken_at_random_by_the_seed_and_never_in_raster_order() -> No
     net[1].weight.data = (torch.arange(64) < 32).float().repeat(3)[None]  # the upper half counts
     model, x = fm.Classifier(net, size=8, target_layer="0"), torch.ones(1, 3, 8, 8)
     halves = [removal_curve(model, x, torch.zeros(1, 8, 8), Logit(0), fill="black", seed=s)[0, 10] for s in range(20)]
-    whole = float(Logit(0)(net(x)))
-    black = float(Logit(0)(net(-(torch.tensor(model.mean) / torch.tensor(model.std)).view(1, 3, 1, 1).expand_as(x))))
+    whole = Logit(0)(net(x)).item()
+    black = Logit(0)(net(-(torch.tensor(model.mean) / torch.tensor(model.std)).view(1, 3, 1, 1).expand_as(x))).item()
     shares = [(float(h) - black) / (whole - black) for h in halves]
     assert abs(sum(shares) / 20 - 0.5) < 0.05
     assert len(set(shares)) > 1
