@@ -379,6 +379,7 @@ def _provenance(model: Model, method: Method, found: Result, seed: int, seconds:
         parameters=method.parameters,
         signed=method.signed,
         model=model.name,
+        weights=model.weights_digest,
         layer=found.layer,
         seed=seed,
         precision=model.precision,
@@ -389,6 +390,8 @@ def _provenance(model: Model, method: Method, found: Result, seed: int, seconds:
         versions={
             "faithmap": version("faithmap"),
             "torch": str(torch.__version__),
+            "numpy": version("numpy"),
+            "pillow": version("pillow"),
             "python": platform.python_version(),
         },
         notes=found.notes,

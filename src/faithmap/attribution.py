@@ -34,6 +34,8 @@ class Provenance:
     parameters: dict[str, Any]
     signed: bool
     model: str
+    weights: str
+    """A digest of the model's weights."""
     layer: str | None
     seed: int
     precision: str
