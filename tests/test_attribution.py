@@ -362,6 +362,6 @@ def test_what_is_known_is_plain_data(att: Attribution) -> None:
     assert [s["label"] for s in about["samples"]] == ["c", "e"]
     assert [s["target"] for s in about["samples"]] == [{"target": "Logit", "k": 2}, {"target": "Logit", "k": 4}]
     assert all(len(s["sha256"]) == 16 for s in about["samples"])
-    assert set(about["versions"]) == {"faithmap", "torch", "python"}
+    assert set(about["versions"]) == {"faithmap", "torch", "numpy", "pillow", "python"}
     assert repr(att) == "Attribution(lift-cam on tiny: 2 x 32 x 32, c, e)"
     torch.testing.assert_close(att.scores, torch.tensor([s["score"] for s in about["samples"]]), atol=0, rtol=0)
