@@ -27,15 +27,7 @@ REFUSED: dict[str, set[str]] = {"cam": {"vgg", "vit", "faces", "faces, dot produ
 # Methods that take only some targets, and what their error says of a callable.
 PICKY: dict[str, str] = {"cam": "affine"}
 
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "gap": nets.gap_linear,
-    "vgg": nets.VGGLike,
-    "residual": nets.Residual,
-    "mobile": nets.MobileLike,
-    "vit": nets.ViTLike,
-    "faces": nets.Faces,
-    "faces, dot product": nets.Faces,
-}
+NETS: dict[str, Callable[[], nn.Module]] = {**nets.CLASSIFIERS, "faces": nets.Faces, "faces, dot product": nets.Faces}
 
 
 def refused(name: str) -> set[str]:
