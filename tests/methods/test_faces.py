@@ -193,7 +193,7 @@ def test_zhu_is_complete_behind_affine_heads_of_many_kinds(head: nn.Module) -> N
     found = ZhuDecomposition().run(model, x, Similarity(r))
     assert found.completeness_error is not None
     assert float(found.completeness_error.max()) < 1e-9
-    whole = (found.scores - torch.tensor(found.notes["the bias's part"])).tolist()  # type: ignore[operator]
+    whole = (found.scores - torch.tensor(found.notes["the bias's part"], dtype=torch.float64)).tolist()  # type: ignore[operator]
     module: Any = model.module
     with torch.no_grad():
         A = module[1](module[0](x)).requires_grad_()

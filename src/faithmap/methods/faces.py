@@ -95,7 +95,7 @@ class FGGB(_OfArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sigma < 0 or self.kernel < 1 or self.kernel % 2 == 0 or self.at_once is not None and self.at_once < 1:
+        if self.sigma < 0 or self.kernel < 1 or self.kernel % 2 == 0 or (self.at_once is not None and self.at_once < 1):
             raise ValueError(
                 "fggb takes sigma >= 0, an odd kernel of pixels and at_once >= 1: "
                 f"got sigma={self.sigma}, kernel={self.kernel}, at_once={self.at_once}"
