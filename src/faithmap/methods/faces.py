@@ -115,10 +115,10 @@ class FGGB(_OfArguments):
         size = self.at_once or (1 if x.device.type == "cpu" else max(1, query.batch_size // B))
 
         def seen(k: Tensor) -> tuple[Tensor, Tensor]:
-            query.cost.backward += len(k) * B
             return k.to(x.device), _feature_gradients(f, x, k)
 
         for k, G in chunked(seen, D, size):
+            query.cost.backward += len(k) * B
             sums += torch.einsum("kbhw,sbk->sbhw", G, signed[:, :, k])
             if query.progress:
                 query.progress(B * self.steps * (int(k[-1]) + 1) // D, 0)
@@ -239,8 +239,8 @@ class ZhuDecomposition(ActivationMap):
             if not bool(((found - affine).abs() <= slack).all()):
                 raise ValueError(
                     f"zhu-decomposition needs a head that is affine in the activations of {query.layer!r} "
-                    "(convolutions, linear layers, batch norm, average pooling), and this one is not: name the last "
-                    "layer before such a head, layer=..., or use lift-cam, which takes any"
+                    "(convolutions, linear layers, batch norm, average pooling), and this one is not: name a layer "
+                    "with such a head, layer=..., or use lift-cam, which takes any"
                 )
 
     @staticmethod
