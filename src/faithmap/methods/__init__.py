@@ -3,6 +3,7 @@
 from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
 from faithmap.methods.controls import CentreGaussian, Random
+from faithmap.methods.faces import FGGB, XSSAB, ZhuDecomposition
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
@@ -10,13 +11,16 @@ from faithmap.methods.registry import available, create, get, register
 __all__ = [
     "CAM",
     "FAME",
+    "FGGB",
     "LIFTCAM",
+    "XSSAB",
     "CentreGaussian",
     "Cost",
     "GradCAM",
     "Method",
     "Random",
     "Result",
+    "ZhuDecomposition",
     "available",
     "create",
     "get",
