@@ -26,7 +26,7 @@ TINY: dict[str, dict[str, Any]] = {
     "rise": {"masks": 40, "cells": 4},
     "s-rise": {"masks": 40, "cells": 4},
     "corrise": {"masks": 40, "fill": "mean"},
-    "occlusion": {"patch": 1 / 4, "stride": 1 / 8},
+    "occlusion": {"patch": 0.3, "stride": 0.15},
     "xface": {"smallest": 1 / 8, "sizes": 2, "stride": 1 / 8, "fill": "mean"},
 }
 

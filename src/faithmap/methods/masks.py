@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +35,13 @@ class Masks(Method):
 
     masks: int
 
+    least: ClassVar[int] = 2
+    """Masks, for there to be a standard error."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.masks < 2:
-            raise ValueError(f"{self.name} takes at least 2 masks: got masks={self.masks}")
+        if self.masks < self.least:
+            raise ValueError(f"{self.name} takes at least {self.least} masks: got masks={self.masks}")
 
     @property
     def steps(self) -> int:
@@ -144,10 +147,8 @@ class RISE(Masks):
         errors = ((second / self.masks - mean**2).clamp(min=0) / (self.masks - 1)).sqrt() / self.keep
         # Under one and the same score only the masks' own mean is left, whose expectation is known: flat.
         same = (w == w[0]).all(dim=0)[:, None]
-        maps = torch.where(same, w[0][:, None], mean / self.keep)
-        errors = torch.where(same, 0, errors)
-        shape = (-1, *query.x.shape[-2:])
-        return maps.to(query.x).view(shape), errors.to(query.x).view(shape), unmoved(w)
+        maps, errors = torch.where(same, w[0][:, None], mean / self.keep), torch.where(same, 0, errors)
+        return as_maps(maps, query), as_maps(errors, query), unmoved(w)
 
 
 @register("s-rise")
@@ -209,8 +210,8 @@ class CorrRISE(Masks):
     negative where it goes with a lower one. A mask hides a few square patches at random places, which may overlap. All
     pairs see the same masks, which depend on the seed alone. Any other target's score is correlated alike.
 
-    A pixel that no mask hides, or that all do, has no correlation: its value is 0, "nothing known". The standard error
-    is the delta method's, from the moments of the scores up to the fourth, and takes ranks as given.
+    A pixel that every mask shows, or none, has no correlation: its value is 0 with the error 1, "nothing known".
+    Elsewhere the standard error is ``sqrt((1 - r^2) / (N - 2))``.
 
     Args:
         masks: how many.
@@ -238,6 +239,7 @@ class CorrRISE(Masks):
 
     signed = True
     opposite = "negated"
+    least = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -262,17 +264,15 @@ class CorrRISE(Masks):
         scores = torch.cat([y for _, y in self.scored(query, hidden_pixels(query, self.fill))])  # (N, B)
         # The mask's own ranks at a pixel are two numbers: correlating with them or with the mask is the same.
         z = standardised(average_ranks(scores) if self.correlation == "spearman" else scores)
-        powers = torch.stack([z**k for k in range(5)], dim=1)  # (N, 5, B)
-        seen, done = torch.zeros((), dtype=torch.float64, device=z.device), 0
-        for masks in self.stream(query):
-            block = powers[done : done + len(masks)]
-            seen = seen + torch.einsum("nkb,np->kbp", block, masks.flatten(1).double())  # (5, B, H W)
-            done += len(masks)
-        maps, errors = correlations(seen / self.masks, powers.mean(dim=0)[..., None], self.masks)
-        shape = (-1, *query.x.shape[-2:])
-        return Result(
-            maps.to(query.x).view(shape), standard_error=errors.to(query.x).view(shape), reasons=unmoved(scores)
-        )
+        together = seen = torch.zeros((), dtype=torch.float64, device=z.device)
+        for masks, some in zip(self.stream(query), torch.split(z, BLOCK), strict=True):
+            m = masks.flatten(1).double()  # (k, H W)
+            together, seen = together + some.T @ m, seen + m.sum(dim=0)
+        share = seen / self.masks
+        known = (share > 0) & (share < 1) & (z != 0).any(dim=0)[:, None]  # (B, H W)
+        r = torch.where(known, together / self.masks / torch.where(known, share * (1 - share), 1).sqrt(), 0)
+        errors = torch.where(known, ((1 - r**2).clamp(min=0) / (self.masks - 2)).sqrt(), 1)
+        return Result(as_maps(r, query), standard_error=as_maps(errors, query), reasons=unmoved(scores))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,9 +306,14 @@ def masked_scores(query: Query, masks: Tensor, hidden: Tensor) -> Tensor:
     def make(i: Tensor) -> tuple[Tensor, Tensor]:
         rows = i % n
         here, which = rows.to(x.device), (i // n).to(x.device)
-        return hidden[here] + masks[which, None] * (x[here] - hidden[here]), rows
+        return torch.lerp(hidden[here], x[here], masks[which, None]), rows
 
     return query.input_scores(len(masks) * n, make).double().view(len(masks), n)
+
+
+def as_maps(values: Tensor, query: Query) -> Tensor:
+    """Values ``(n, H W)`` as maps ``(n, H, W)`` in the input's precision."""
+    return values.to(query.x).view(-1, *query.x.shape[-2:])
 
 
 def unmoved(scores: Tensor) -> list[str]:
@@ -319,7 +324,7 @@ def unmoved(scores: Tensor) -> list[str]:
 
 
 def average_ranks(scores: Tensor) -> Tensor:
-    """Ranks from 1 within each column of ``(N, B)``, ties sharing their average; NaN in columns that are not finite."""
+    """Ranks from 1 within each column of ``(N, B)``, ties sharing their average; NaN where a score is not finite."""
     columns = scores.T.contiguous()
     order = columns.sort(dim=1).values
     below, up_to = (torch.searchsorted(order, columns, right=right) for right in (False, True))
@@ -330,24 +335,3 @@ def standardised(values: Tensor) -> Tensor:
     """Columns of ``(N, B)`` with mean 0 and mean square 1; zeros where all values are the same."""
     centred = values - values.mean(dim=0)
     return torch.where((values == values[0]).all(dim=0), 0, centred / centred.square().mean(dim=0).sqrt())
-
-
-def correlations(seen: Tensor, all_: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The correlation of a standardised z with a binary m, pixel by pixel, and its standard error, ``(B, P)`` each.
-
-    Args:
-        seen: mean of ``z^k m`` for k = 0 to 4, ``(5, B, P)``.
-        all_: mean of ``z^k``, ``(5, B, 1)``.
-        n: how many draws the means are of.
-    """
-    c = seen[0]  # how often the pixel is seen
-    known = (c > 0) & (c < 1)
-    spread = torch.where(known, c * (1 - c), 1).sqrt()
-    r = seen[1] / spread
-    # One draw moves r by z u - r (z^2 + u^2) / 2, where u is m standardised: the mean square of that over n.
-    square = torch.zeros_like(r)
-    for part, u in ((seen, (1 - c) / spread), (all_ - seen, -c / spread)):
-        a, b, d = -r / 2, u, -r * u**2 / 2  # a z^2 + b z + d
-        terms = (d**2, 2 * b * d, b**2 + 2 * a * d, 2 * a * b, a**2)
-        square = square + sum(term * moment for term, moment in zip(terms, part, strict=True))
-    return torch.where(known, r, 0), torch.where(known, (square.clamp(min=0) / n).sqrt(), 0)
