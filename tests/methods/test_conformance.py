@@ -20,7 +20,15 @@ from faithmap.models.base import Model
 from tests import nets
 
 # A method that is slow with its defaults gets smaller ones here; all others run as they are.
-TINY: dict[str, dict[str, Any]] = {"fame": {"iterations": 3}}
+# Where a black fill is the default they hide with the mean colour: a dead picture is one of that colour.
+TINY: dict[str, dict[str, Any]] = {
+    "fame": {"iterations": 3},
+    "rise": {"masks": 40, "cells": 4},
+    "s-rise": {"masks": 40, "cells": 4},
+    "corrise": {"masks": 40, "fill": "mean"},
+    "occlusion": {"patch": 0.3, "stride": 0.15},
+    "xface": {"smallest": 1 / 8, "sizes": 2, "stride": 1 / 8, "fill": "mean"},
+}
 
 # What a method may refuse, by the network: its error must name what would work.
 REFUSED: dict[str, set[str]] = {

@@ -6,6 +6,8 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.faces import FGGB, XSSAB, ZhuDecomposition
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
+from faithmap.methods.masks import RISE, SRISE, CorrRISE
+from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
 
 __all__ = [
@@ -13,13 +15,18 @@ __all__ = [
     "FAME",
     "FGGB",
     "LIFTCAM",
+    "RISE",
+    "SRISE",
     "XSSAB",
     "CentreGaussian",
+    "CorrRISE",
     "Cost",
     "GradCAM",
     "Method",
+    "Occlusion",
     "Random",
     "Result",
+    "XFace",
     "ZhuDecomposition",
     "available",
     "create",
