@@ -153,7 +153,7 @@ print(peaks[1] - peaks[0])
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_rise_is_the_mean_of_masks_weighted_by_their_scores(batch_size: int) -> None:
     module, x = nets.VGGLike().double().eval(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    model, method, classes = fm.Classifier(module, size=32), RISE(masks=70, cells=4, keep=0.3), [4, 0, 2]
+    model, method, classes = fm.Classifier(module, size=32), RISE(masks=70, cells=4, keep=0.3, centred=False), [4, 0, 2]
     found = method.run(model, x, Probability(classes), seed=2, batch_size=batch_size)
     masks = masks_of(method, x, seed=2)
     scores = literal_scores(module, x, masks, 0.0, lambda b, z: z.softmax(dim=1)[0, classes[b]])
@@ -205,7 +205,7 @@ def test_on_a_linear_network_rise_tends_to_smoothed_products_not_to_the_weights(
 @pytest.mark.parametrize(
     "method",
     [
-        RISE(masks=300, cells=4), RISE(masks=300, cells=4, centred=True),
+        RISE(masks=300, cells=4, centred=False), RISE(masks=300, cells=4),
         CorrRISE(masks=300), CorrRISE(masks=300, correlation="pearson"),
     ],
 )  # fmt: skip

@@ -81,9 +81,9 @@ class RISE(Masks):
     ``keep y + 1/keep sum_j cov(m_i, m_j) w_j x_j``. The paper explains the class's probability, ``Probability(k)``;
     the target decides, and by default it is `Logit`.
 
-    The larger the mean score beside its changes, the more the masks' own unevenness shows. ``centred`` takes it out,
-    ``mean y + 1 / (N keep) * sum_i (y_i - mean y) m_i``: the same limit, as a rule with a far smaller error
-    (``python -m benchmarks.masks``).
+    The larger the mean score beside its changes, the more the masks' own unevenness shows. ``centred``, the default,
+    takes it out, ``mean y + 1 / (N keep) * sum_i (y_i - mean y) m_i``: the same limit, as a rule with a far smaller
+    error (``python -m benchmarks.masks``). ``centred=False`` is the paper's estimator.
 
     Args:
         masks: how many, N.
@@ -106,7 +106,7 @@ class RISE(Masks):
     cells: int = 7
     keep: float = 0.5
     fill: Fill = "mean"
-    centred: bool = False
+    centred: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,8 +168,7 @@ class SRISE(RISE):
     """RISE for pairs of faces: the mean of random masks, weighted by the similarity of the masked face to the other.
 
     ``map = 1 / (N keep) * sum_i s(x * m_i, partner) m_i``, the similarity to expect where the pixel is seen. Masks,
-    fill and standard error are those of `RISE`; so is ``centred``, which is the default here: it has the same limit and
-    makes fewer masks suffice.
+    fill, centring and standard error are those of `RISE`.
 
     What speaks against a match, e-, comes from the same scores: the mean of masks weighted by 1 - s. It is 1 - e+
     (without ``centred`` only in the limit), so that it ranks the pixels the other way round and holds no news of its
