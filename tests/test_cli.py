@@ -15,7 +15,7 @@ from PIL import Image
 import faithmap as fm
 from faithmap import cli
 from faithmap.cli import main
-from faithmap.demo import save_picture
+from faithmap.files import save_picture
 from faithmap.terminal import plain
 from tests import nets
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithmap.demo import Explained, percent, save_picture, seconds, sheet, spent, write_demo
+from faithmap.demo import Explained, sheet, write_demo
+from faithmap.files import save_picture
 from faithmap.terminal import (
     BUG,
     DONE,
@@ -38,6 +39,7 @@ from faithmap.terminal import (
     screen_for,
     tell,
 )
+from faithmap.words import percent, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help does not
     from torch import Tensor

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from faithmap.demo import said, seconds, spent
+from faithmap.words import raised_in, said, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help does not
     from faithmap.methods import Method
@@ -136,8 +135,7 @@ def asking() -> Iterator[None]:
     except OSError as error:
         raise RefusedError(error) from error
     except ValueError as error:
-        *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-        if not str(frame.f_globals.get("__name__")).startswith("faithmap"):
+        if not raised_in(error, "faithmap"):
             raise
         raise RefusedError(error) from error
 
