@@ -218,9 +218,7 @@ class Attribution:
             pictures.append(draw.overlay(base, raw if signed else shown, alpha=alpha, signed=signed))
         return pictures[0] if len(pictures) == 1 else pictures
 
-    def photo_overlay(
-        self, picture: Picture | None = None, *, alpha: float = 0.65, signed: bool = False
-    ) -> Any:
+    def photo_overlay(self, picture: Picture | None = None, *, alpha: float = 0.65, signed: bool = False) -> Any:
         """The maps over the original photos, in their own size; what the network did not see is dimmed.
 
         Args:
@@ -230,18 +228,27 @@ class Attribution:
         """
         pictures = []
         for i, (s, raw, shown) in enumerate(zip(self.samples, self.maps, self.normalized(), strict=True)):
-            source = picture if picture is not None else self._pictures[i]
-            if source is None or s.geometry is None:
-                raise ValueError(f"the photo of {s.name!r} is not at hand: give it, photo_overlay(photo)")
-            photo = open_image(source)
+            photo = self._photo(i) if picture is None else open_image(picture)
+            if s.geometry is None:
+                raise ValueError(f"{s.name!r} was prepared input and no photo: use overlay")
             map = s.geometry.of_size(photo.size).map_to_photo(raw if signed else shown)
             pictures.append(draw.overlay(photo, map, alpha=alpha, signed=signed))
+        return pictures[0] if len(pictures) == 1 else pictures
+
+    def photo(self) -> Any:
+        """The original photos, upright and in their own size: a PIL image, or a list of them."""
+        pictures = [self._photo(i) for i in range(len(self))]
         return pictures[0] if len(pictures) == 1 else pictures
 
     def seen(self) -> Any:
         """The pictures as the network saw them: a PIL image, or a list of them."""
         pictures = [self._seen(i) for i in range(len(self))]
         return pictures[0] if len(pictures) == 1 else pictures
+
+    def _photo(self, i: int) -> Image.Image:
+        if (source := self._pictures[i]) is None:
+            raise ValueError(f"the photo of {self.samples[i].name!r} is not at hand: give it, photo_overlay(photo)")
+        return open_image(source)
 
     def _seen(self, i: int) -> Image.Image:
         if self._pixels is not None:
@@ -318,9 +325,17 @@ class PairAttribution:
         return self.probe.similar.method
 
     @property
+    def attributions(self) -> dict[str, Attribution]:
+        """The maps by their names: "probe.similar", "probe.dissimilar", "gallery.similar", "gallery.dissimilar"."""
+        named: dict[str, Attribution | None] = {}
+        for side, face in (("probe", self.probe), ("gallery", self.gallery)):
+            named |= {f"{side}.similar": face.similar, f"{side}.dissimilar": face.dissimilar}
+        return {name: att for name, att in named.items() if att is not None}
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """How the maps were made, as plain data."""
-        return {name: att.provenance for name, att in self._named().items()}
+        return {name: att.provenance for name, att in self.attributions.items()}
 
     def figure(
         self, title: str | None = None, *, probe: Picture | None = None, gallery: Picture | None = None
@@ -351,7 +366,7 @@ class PairAttribution:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the four maps and their provenance to a ``.safetensors`` file; no pixels, no embeddings."""
-        named = self._named()
+        named = self.attributions
         header = {"score": self.score, "threshold": self.threshold, "maps": self.provenance}
         tensors = [att._tensors(f"{name}.") for name, att in named.items()]
         return _write(path, {key: tensor for one in tensors for key, tensor in one.items()}, "pair", header)
@@ -371,12 +386,6 @@ class PairAttribution:
             return cls(sides[0], sides[1], about["score"], about["threshold"])
 
         return _read(path, "pair", build)
-
-    def _named(self) -> dict[str, Attribution]:
-        named: dict[str, Attribution | None] = {}
-        for side, face in (("probe", self.probe), ("gallery", self.gallery)):
-            named |= {f"{side}.similar": face.similar, f"{side}.dissimilar": face.dissimilar}
-        return {name: att for name, att in named.items() if att is not None}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ WIDTH, MARGIN, GAP = 1880, 40, 20  # of a page, in pixels, for display at half s
 
 
 class Panel(NamedTuple):
-    """One picture of a grid, with a title above and words below; "\\n" begins a line, and long lines are wrapped."""
+    """One picture of a grid, with a title above and words below, whose lines are wrapped where they are long."""
 
     title: str
     image: Photo
@@ -454,7 +454,7 @@ class _Lines:
             at = (x + self.width // 2, y + number * self.leading)
             page.text(*at, line, self.size, ink, bold=self.bold, anchor="ms", width=self.width)
 
-    def _wrapped(self, text: str, most: int = 5) -> list[str]:
+    def _wrapped(self, text: str, most: int = 8) -> list[str]:
         lines = _wrapped(text, _font(self.size, self.bold), self.width) if text else []
         return lines if len(lines) <= most else [*lines[: most - 1], " ".join(lines[most - 1 :])]
 

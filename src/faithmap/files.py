@@ -31,7 +31,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.touch()
-        mode = stat.S_IMODE(partial.stat().st_mode)  # what the umask leaves: safetensors writes files for the owner alone
+        mode = stat.S_IMODE(
+            partial.stat().st_mode
+        )  # what the umask leaves: safetensors writes files for the owner alone
         write(partial)
         partial.chmod(mode)
         os.replace(partial, path)

@@ -1,6 +1,7 @@
 """How good maps are: one value per sample."""
 
+from faithmap.metrics.agreement import rank_correlation
 from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.locality import cam_locality
 
-__all__ = ["Interval", "bootstrap", "cam_locality"]
+__all__ = ["Interval", "bootstrap", "cam_locality", "rank_correlation"]
