@@ -36,6 +36,6 @@ def _ranks(values: Tensor) -> Tensor:
         return torch.full(values.shape, torch.nan, dtype=torch.float64, device=values.device)
     place: Tensor
     counts: Tensor
-    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0)
     return (last - (counts.double() - 1) / 2)[place]
