@@ -469,17 +469,17 @@ def _checked(model: Model, chosen: list[Method], target: Target | None) -> list[
 def _labels(chosen: Sequence[Method]) -> list[str]:
     """Their names; those of one name are told apart by the parameters in which they differ."""
 
-    def label(method: Method, digits: int) -> str:
+    def label(method: Method, short: bool) -> str:
         twins = [other.parameters for other in chosen if other.name == method.name]
         differing = (
-            f"{key}={value:.{digits}g}" if isinstance(value, float) else f"{key}={value}"
+            f"{key}={value:.4g}" if short and isinstance(value, float) else f"{key}={value}"
             for key, value in method.parameters.items()
             if any(twin[key] != value for twin in twins)
         )
         return " ".join((method.name, *differing))
 
-    short = [label(method, 4) for method in chosen]
-    return short if len(set(short)) == len(short) else [label(method, 17) for method in chosen]
+    labels = [label(method, short=True) for method in chosen]
+    return labels if len(set(labels)) == len(labels) else [label(method, short=False) for method in chosen]
 
 
 def _each(

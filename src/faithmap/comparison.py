@@ -67,8 +67,8 @@ class Comparison(_Found[Attribution]):
 
     Examples:
         >>> both = fm.compare(fm.load(), "src/faithmap/assets/photos/cat.jpg", ["lift-cam", "grad-cam"])
-        >>> both["grad-cam"].samples[0].label, f"{both.agreement()['grad-cam']['lift-cam']:.3f}"
-        ('Egyptian cat', '1.000')
+        >>> both["grad-cam"].samples[0].label, f"{both.agreement()['grad-cam']['lift-cam']:.2f}"
+        ('Egyptian cat', '0.99')
         >>> both.figure().mode
         'RGB'
     """
@@ -175,19 +175,22 @@ class PairComparison(_Found[PairAttribution]):
         rows = [[Panel("probe", faces[0]), Panel("gallery", faces[1])]]
         for pair in self.found.values():
             panels = []
-            for sign, tint in (("+", draw.SIMILAR), ("−", draw.DISSIMILAR)):
+            for kind, (name, tint, nothing) in _KINDS.items():
                 for side, seen in zip((pair.probe, pair.gallery), faces, strict=True):
-                    att = side.similar if sign == "+" else side.dissimilar
+                    att: Attribution | None = getattr(side, kind)
                     if att is not None:
                         over = draw.tinted(seen, att.normalized()[0], tint)
-                        panels.append(Panel(f"e{sign}", over, att.nothing_shown[0] or ""))
+                        empty = att.samples[0].degenerate or (nothing if att.nothing_shown[0] else "")
+                        panels.append(Panel(name, over, empty))
             if pair.probe.dissimilar is None:
                 panels.append(Panel("", draw.note(f"{pair.method} has no e−", (400, 400))))
             panels[0] = panels[0]._replace(subtitle=_lines(panels[0].subtitle, *_cost(pair.probe.similar, images=2)))
             rows.append(panels)
         rows += [[Panel("", draw.note(why, (400, 400)))] for why in self.refused.values()]
-        decision = {None: "", True: ": match", False: ": no match"}[first.match]
-        title = f"Similarity {first.score:.3f}{decision}" if title is None else title
+        if title is None:
+            decision = "" if first.match is None else ": match" if first.match else ": no match"
+            threshold = "" if first.threshold is None else f", threshold {first.threshold:.3f}"
+            title = f"Similarity {first.score:.3f}{threshold}{decision}"
         return draw.grid(rows, labels=["", *self.found, *self.refused], title=title)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -202,6 +205,10 @@ class PairComparison(_Found[PairAttribution]):
         return self._saved(folder, self.figure())
 
 
+_KINDS = {
+    "similar": ("alike  e+", draw.SIMILAR, "nothing supports the match"),
+    "dissimilar": ("different  e−", draw.DISSIMILAR, "nothing pushes the faces apart"),
+}
 _PANEL = (520, 1040)
 """The most pixels that a panel shows."""
 

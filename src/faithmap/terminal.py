@@ -93,7 +93,7 @@ class Screen:
     def agreement(self, table: Mapping[str, Mapping[str, float]], photos: int) -> None:
         """How alike the methods order the pixels: each with each, or each with all where a terminal is too narrow."""
         if len(table) < 2:
-            return None
+            return
         mean = "" if photos == 1 else f", mean over {photos} photos"
         self.line(f"Do they agree? Rank correlation of the raw maps{mean}", style="bold")
         numbers = [str(i) for i in range(1, len(table) + 1)]
