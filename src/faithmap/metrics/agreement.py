@@ -19,8 +19,8 @@ def rank_correlation(maps: Tensor) -> Tensor:
 
     Examples:
         >>> maps = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 10.0, 100.0], [3.0, 2.0, 1.0]]])
-        >>> rank_correlation(maps)[0, 0]
-        tensor([ 1.,  1., -1.], dtype=torch.float64)
+        >>> [round(r, 3) for r in rank_correlation(maps)[0, 0].tolist()]
+        [1.0, 1.0, -1.0]
     """
     B, M = maps.shape[:2]
     ranks = torch.stack([_ranks(map) for map in maps.reshape(B * M, -1)]).view(B, M, -1)  # (B, M, pixels)
