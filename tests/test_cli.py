@@ -346,6 +346,16 @@ def test_verify_refuses(run: Run, photo: Path, tmp_path: Path, arguments: list[s
     assert not (tmp_path / "out").exists()
 
 
+def test_verify_with_all_methods_leaves_out_those_that_cannot(run: Run, photo: Path, tmp_path: Path) -> None:
+    """CAM does not know a cosine: a warning, and the others' files."""
+    ask = ("verify", photo, picture(tmp_path / "b.png"), "-m", "eyes", "--methods", "all", "--set", "fame.iterations=2")
+    code, printed, said = run(*ask, "-o", tmp_path / "out", "--json")
+    document = json.loads(printed)
+    assert (code, list(document["refused"])) == (0, ["cam"])
+    assert said.startswith("warning: cam: cam needs a head")
+    assert {one["method"] for one in document["methods"]} >= {"fame", "lift-cam", "random"}
+
+
 def test_locations_of_one_layer(run: Run, photo: Path, tmp_path: Path) -> None:
     """One share per place of the layer, as fm.explain_locations gives them; null where a place is dead."""
     code, printed, _ = run(

@@ -40,6 +40,8 @@ COMPARED = ("lift-cam", "fame", "grad-cam", "centre-gaussian")
 """What `compare` takes where nobody says: the flagships, the method that everybody knows, and a control to beat."""
 COMPARED_PAIRS = ("fame", "lift-cam", "grad-cam")
 """Likewise of `compare_pair`."""
+A_PAIR = Similarity(torch.ones(1))
+"""What methods are asked of a pair, as far as they can check it before the embeddings are known."""
 
 
 class DegenerateMapWarning(UserWarning):
@@ -250,8 +252,7 @@ def compare_pair(
     faces, sources = _faces(model, probe, gallery)
     if len(faces.x) != 2:
         raise ValueError(f"compare_pair takes one pair: got {len(faces.x) // 2}")
-    some = Similarity(torch.ones(1))  # what is asked of the methods: the references are not known yet
-    chosen = able(model, asked, some) if methods == "all" else _checked(model, asked, some)
+    chosen = able(model, asked, A_PAIR) if methods == "all" else _checked(model, asked, A_PAIR)
 
     def run(method: Method, report: Progress | None) -> PairAttribution:
         ask = {"seed": seed, "batch_size": batch_size, "progress": report}

@@ -129,7 +129,6 @@ class Comparison(_Found[Attribution]):
         first = next(iter(ones.values()))
         sample = first.samples[0]
         base: Image.Image = first.seen() if sample.geometry is None else first.photo()
-        base = base.copy()  # it may be the caller's own
         base.thumbnail(_PANEL)
         panels = [Panel(sample.name, base, _lines(sample.label, f"score {sample.score:.4g}"))]
         for label, att in ones.items():
