@@ -1,4 +1,4 @@
-"""The library in one line each: explain pictures, pairs of faces, and the places of a feature map."""
+"""The library in one line each: explain pictures, pairs of faces, and the places of a feature map; compare methods."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from faithmap import cut, methods
 from faithmap.attribution import Attribution, Face, LocationMaps, PairAttribution, Provenance, Sample, pixels_of
-from faithmap.batching import Progress, chunked, default_batch
+from faithmap.batching import Progress, chunked, default_batch, out_of_memory
+from faithmap.comparison import Comparison, PairComparison
 from faithmap.images import Picture
 from faithmap.methods import FAME, Method, Result
+from faithmap.methods.base import Query
 from faithmap.metrics import Interval, bootstrap, cam_locality
 from faithmap.metrics.locality import cell_weights
 from faithmap.models.base import Inputs, Model, Pictures, Precision, require_model
@@ -29,6 +32,16 @@ from faithmap.models.face import FaceEmbedder
 from faithmap.pixels import blur
 from faithmap.sampling import sample_ids
 from faithmap.targets import Dissimilarity, Each, FeatureLocation, Similarity, Target
+from faithmap.words import raised_in
+
+T = TypeVar("T")
+Methods = Sequence["str | Method"] | Literal["all"] | None
+COMPARED = ("lift-cam", "fame", "grad-cam", "centre-gaussian")
+"""What `compare` takes where nobody says: the flagships, the method that everybody knows, and a control to beat."""
+COMPARED_PAIRS = ("fame", "lift-cam", "grad-cam")
+"""Likewise of `compare_pair`."""
+A_PAIR = Similarity(torch.ones(1))
+"""What methods are asked of a pair, as far as they can check it before the embeddings are known."""
 
 
 class DegenerateMapWarning(UserWarning):
@@ -79,10 +92,10 @@ def explain(
     inputs = model.read(pictures)
     model.target(target, len(inputs.x))  # wrong targets are named before any work
     with _progress(progress, chosen.name) as report:
-        begin = time.perf_counter()
-        found = chosen.run(model, inputs.x, target, seed=seed, batch_size=batch_size, progress=report)
-        seconds = time.perf_counter() - begin
-    return _attribution(model, inputs, chosen, found, seed, seconds, _sources(pictures, len(inputs.x)))
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        att = _explained(model, inputs, _sources(pictures, len(inputs.x)), chosen, target, ask)
+    _warn(att)
+    return att
 
 
 def explain_pair(
@@ -125,53 +138,148 @@ def explain_pair(
         (True, torch.Size([1, 32, 32]))
     """
     chosen = _method(method)
-    model = require_model(model).configured(precision, compile)  # type: ignore[assignment]
-    if not isinstance(model, FaceEmbedder):
-        raise ValueError(f"a pair of faces needs a FaceEmbedder: {model.name} is a {type(model).__name__}")
-    sides = [model.read(side) for side in (probe, gallery)]
-    n = len(sides[0].x)
-    if len(sides[1].x) != n:
-        raise ValueError(f"{n} probes came with {len(sides[1].x)} galleries: give as many of both")
-    faces = Inputs(
-        torch.cat([side.x for side in sides]),
-        sides[0].names + sides[1].names,
-        sides[0].geometries + sides[1].geometries,
-    )  # (2n, 3, H, W): probes, galleries
-    sources = (*_sources(probe, n), *_sources(gallery, n))
+    model = _embedder(model, precision, compile)
+    faces, sources = _faces(model, probe, gallery)
     with _progress(progress, chosen.name) as report:
-        begin = time.perf_counter()
-        size = batch_size or default_batch(faces.x)
-        embeddings = torch.cat(list(chunked(lambda rows: model.embed(faces.x[rows]), 2 * n, size)))
-        partners = embeddings.roll(n, dims=0)  # the galleries' for the probes, and the other way round
-        asks: list[Target] = [Similarity(f) for f in partners]
-        opposites: list[Target] = [Dissimilarity(f) for f in partners]
-        both = chosen.opposite == "asked"
-        x, targets = (faces.x.repeat(2, 1, 1, 1), asks + opposites) if both else (faces.x, asks)
-        found = chosen.run(model, x, Each(targets), seed=seed, batch_size=batch_size, progress=report)
-        found.cost.forward += 2 * n  # the embeddings
-        seconds = time.perf_counter() - begin
-    halves = _halves(chosen, found, Each(opposites), 2 * n)
-    e_plus = _attribution(model, faces, chosen, halves[0], seed, seconds, sources)
-    e_minus = None if halves[1] is None else _attribution(model, faces, chosen, halves[1], seed, seconds, sources)
-    crops = [Face(e_plus[i], None if e_minus is None else e_minus[i]) for i in range(2 * n)]
-    pairs = [PairAttribution(crops[i], crops[n + i], e_plus.samples[i].score, model.threshold) for i in range(n)]
-    return pairs if isinstance(probe, (list, tuple)) or n > 1 else pairs[0]
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        pairs = _explained_pairs(model, faces, sources, chosen, ask)
+    _warn(*(att for pair in pairs for att in pair.attributions.values()))
+    return pairs if isinstance(probe, (list, tuple)) or len(pairs) > 1 else pairs[0]
 
 
-def _halves(method: Method, found: Result, opposites: Target, n: int) -> tuple[Result, Result | None]:
-    """What speaks for n similarities, and what speaks against them where the method tells."""
-    assert found.scores is not None
-    if method.opposite == "asked":
-        return found.rows(slice(0, n)), found.rows(slice(n, None))
-    if method.opposite == "none":
-        return dataclasses.replace(found, notes=found.notes | {"e-": f"{method.name} has none"}), None
-    negated = method.opposite == "negated"
-    against, error = (-found.maps, found.standard_error) if negated else (found.against, found.against_error)
-    assert against is not None
-    notes = found.notes | {"e-": "the negative of e+" if negated else "found in the run of e+"}
-    return found, dataclasses.replace(
-        found, maps=against, standard_error=error, scores=1 - found.scores, target=opposites, notes=notes
-    )
+def compare(
+    model: Model,
+    pictures: Pictures,
+    methods: Methods = None,
+    target: Any = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    compile: bool = False,
+    progress: bool | Progress | None = None,
+) -> Comparison:
+    """Many methods on the same pictures: do they agree, and what does each cost?
+
+    Args:
+        model: as for `explain`.
+        pictures: as for `explain`.
+        methods: names, or methods with their parameters, which may be several of one name; "all" for every method that
+            can explain this model, slow ones too; `COMPARED` by default.
+        target: as for `explain`; by default the predicted class, the same for all methods.
+        batch_size: pictures per network call.
+        seed: for methods that sample.
+        precision: of the network alone.
+        compile: run iterated methods through torch.compile.
+        progress: True for a bar over all methods, or a function of (done, total).
+
+    Returns:
+        A `Comparison`: an `Attribution` by each method's name, `figure()`, `agreement()` and `save()`. A method that
+        finds only while it runs that it cannot explain this network is among its ``refused``.
+
+    Raises:
+        ValueError: something given does not fit, or no method can explain this; the message says what would.
+        FileNotFoundError: a picture does not exist.
+
+    Examples:
+        >>> two = [fm.methods.FAME(iterations=2), fm.methods.FAME(iterations=4)]
+        >>> list(compare(fm.load(), torch.rand(1, 3, 224, 224), ["random", *two]))
+        ['random', 'fame iterations=2', 'fame iterations=4']
+    """
+    model = require_model(model).configured(precision, compile)
+    asked = _asked(methods, COMPARED)
+    if isinstance(model, FaceEmbedder) and target is None:
+        raise ValueError(f"{model.name} is a face recogniser: use compare_pair(face, probe, gallery), or name a target")
+    inputs = model.read(pictures)
+    wanted = model.target(target, len(inputs.x))
+    chosen = able(model, asked, wanted) if methods == "all" else _checked(model, asked, wanted)
+    if wanted is None:  # once for all, so that methods that reach the outputs by other ways cannot differ
+        with torch.inference_mode(False), torch.no_grad():
+            x = inputs.x.clone()
+            wanted = Query(model, x, None, None, seed, batch_size or default_batch(x)).target
+
+    def run(method: Method, report: Progress | None) -> Attribution:
+        if hasattr(method, "layer"):  # cut once per layer: part of no method's seconds
+            cut.cut(model.module, method.layer or model.target_layer, inputs.x.to(model.dtype))
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        return _explained(model, inputs, _sources(pictures, len(inputs.x)), method, wanted, ask)
+
+    compared = Comparison(*_each(chosen, run, progress))
+    _warn(*compared.values())
+    return compared
+
+
+def compare_pair(
+    model: FaceEmbedder,
+    probe: Pictures,
+    gallery: Pictures,
+    methods: Methods = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    compile: bool = False,
+    progress: bool | Progress | None = None,
+) -> PairComparison:
+    """Many methods on the same two faces.
+
+    Args:
+        model: a `FaceEmbedder`.
+        probe: an aligned face crop.
+        gallery: the face it is compared with.
+        methods: as for `compare`; `COMPARED_PAIRS` by default.
+        batch_size: pictures per network call.
+        seed: for methods that sample.
+        precision: of the network alone.
+        compile: run iterated methods through torch.compile.
+        progress: True for a bar over all methods, or a function of (done, total).
+
+    Returns:
+        A `PairComparison`: a `PairAttribution` by each method's name, `figure()`, `agreement()` and `save()`.
+
+    Raises:
+        ValueError: something given does not fit, or no method can explain this pair.
+        FileNotFoundError: a picture does not exist.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> face, x = fm.FaceEmbedder(net, size=32), torch.rand(2, 3, 32, 32)
+        >>> list(compare_pair(face, x[:1], x[1:], ["lift-cam", "grad-cam"]))
+        ['lift-cam', 'grad-cam']
+    """
+    model = _embedder(model, precision, compile)
+    asked = _asked(methods, COMPARED_PAIRS)
+    faces, sources = _faces(model, probe, gallery)
+    if len(faces.x) != 2:
+        raise ValueError(f"compare_pair takes one pair: got {len(faces.x) // 2}")
+    chosen = able(model, asked, A_PAIR) if methods == "all" else _checked(model, asked, A_PAIR)
+
+    def run(method: Method, report: Progress | None) -> PairAttribution:
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        return _explained_pairs(model, faces, sources, method, ask)[0]
+
+    compared = PairComparison(*_each(chosen, run, progress))
+    _warn(*(att for pair in compared.values() for att in pair.attributions.values()))
+    return compared
+
+
+def able(model: Model, chosen: Sequence[Method], target: Target | None) -> list[Method]:
+    """Those of the methods that do not refuse this model and target before any work.
+
+    Args:
+        model: what is explained.
+        chosen: methods.
+        target: what is asked, or None for the model's default.
+    """
+
+    def fits(method: Method) -> bool:
+        try:
+            method.check(model, target)
+        except ValueError:
+            return False
+        return method.at_layer or target is None or not target.at_layer
+
+    return [method for method in chosen if fits(method)]
 
 
 def explain_locations(
@@ -220,7 +328,7 @@ def explain_locations(
     maps = found.maps.cpu()
     shares = cam_locality(maps, rows, cols, (h, w)).view(h, w)
     about = _provenance(model, chosen, found, 0, seconds, h * w)
-    seen = Attribution(maps[:1], [Sample("", "", {}, 0.0)], about, pixels=pixels_of(model.to_pixels(inputs.x))).seen()
+    seen = Image.fromarray(pixels_of(model.to_pixels(inputs.x))[0].numpy())
     return LocationMaps(maps.view(h, w, *maps.shape[1:]), model.target_layer, shares, seen, about)
 
 
@@ -337,6 +445,151 @@ def _method(method: str | Method) -> Method:
     raise ValueError(f"a method is a name or a method with parameters, 'fame' or FAME(iterations=50): got {method!r}")
 
 
+def _asked(given: Methods, default: Sequence[str]) -> list[Method]:
+    """The methods, each once."""
+    if isinstance(given, (str, Method)) and given != "all":
+        raise ValueError(f"methods is a list, or 'all': give [{given!r}]")
+    names = methods.available() if given == "all" else default if given is None else given
+    asked = list(dict.fromkeys(map(_method, names)))
+    if not asked:
+        raise ValueError(
+            f"there is no method to compare: the list is empty; available: {', '.join(methods.available())}"
+        )
+    return asked
+
+
+def _checked(model: Model, chosen: list[Method], target: Target | None) -> list[Method]:
+    """The methods, each asked whether it can explain this: the first that cannot raises."""
+    for method in chosen:
+        method.check(model, target)
+        if (layer := getattr(method, "layer", None)) is not None:
+            model.check_layer(layer)
+    return chosen
+
+
+def _labels(chosen: Sequence[Method]) -> list[str]:
+    """Their names; those of one name are told apart by the parameters in which they differ."""
+
+    def label(method: Method, short: bool) -> str:
+        twins = [other.parameters for other in chosen if other.name == method.name]
+        differing = (
+            f"{key}={value:.4g}" if short and isinstance(value, float) else f"{key}={value}"
+            for key, value in method.parameters.items()
+            if any(twin[key] != value for twin in twins)
+        )
+        return " ".join((method.name, *differing))
+
+    labels = [label(method, short=True) for method in chosen]
+    return labels if len(set(labels)) == len(labels) else [label(method, short=False) for method in chosen]
+
+
+def _each(
+    chosen: Sequence[Method], run: Callable[[Method, Progress | None], T], progress: bool | Progress | None
+) -> tuple[dict[str, T], dict[str, str]]:
+    """What each method finds, by its label, and why others refuse; an error that is no refusal stays one."""
+    found: dict[str, T] = {}
+    refused: dict[str, str] = {}
+    done, total = 0, sum(method.steps for method in chosen)
+    with _progress(progress, f"{len(chosen)} methods") as report:
+        for label, method in zip(_labels(chosen), chosen, strict=True):
+            before, steps = done, method.steps  # a step costs about the same, whosever it is
+
+            def share(ready: int, of: int, before: int = before, steps: int = steps) -> None:
+                assert report
+                report(before + ready * steps // of, total)
+
+            try:
+                found[label] = run(method, share if report else None)
+            except (ValueError, RuntimeError) as error:
+                ours = isinstance(error, ValueError) and raised_in(error, "faithmap", type(method).__module__)
+                if not (ours or (isinstance(error, RuntimeError) and out_of_memory(error))):
+                    raise
+                refused[label] = str(error)
+            done += steps
+            if report:
+                report(done, total)
+    if not found:
+        raise ValueError(next(iter(refused.values())))
+    return found, refused
+
+
+def _explained(
+    model: Model, inputs: Inputs, sources: Sequence[Picture | None], method: Method, target: Any, ask: dict[str, Any]
+) -> Attribution:
+    """The maps of prepared pictures."""
+    begin = time.perf_counter()
+    found = method.run(model, inputs.x, target, **ask)
+    seconds = time.perf_counter() - begin
+    return _attribution(model, inputs, method, found, ask["seed"], seconds, sources)
+
+
+def _embedder(model: Any, precision: Precision, compile: bool) -> FaceEmbedder:
+    model = require_model(model).configured(precision, compile)
+    if not isinstance(model, FaceEmbedder):
+        raise ValueError(f"a pair of faces needs a FaceEmbedder: {model.name} is a {type(model).__name__}")
+    return model
+
+
+def _faces(model: FaceEmbedder, probe: Pictures, gallery: Pictures) -> tuple[Inputs, Sequence[Picture | None]]:
+    """Prepared probes and galleries in one batch ``(2n, 3, H, W)``, probes first, and the pictures themselves."""
+    one, other = model.read(probe), model.read(gallery)
+    n = len(one.x)
+    if len(other.x) != n:
+        raise ValueError(f"{n} probes came with {len(other.x)} galleries: give as many of both")
+    both = Inputs(torch.cat([one.x, other.x]), one.names + other.names, one.geometries + other.geometries)
+    return both, (*_sources(probe, n), *_sources(gallery, n))
+
+
+def _explained_pairs(
+    model: FaceEmbedder, faces: Inputs, sources: Sequence[Picture | None], method: Method, ask: dict[str, Any]
+) -> list[PairAttribution]:
+    """The maps of prepared pairs, all in one run."""
+    begin, n = time.perf_counter(), len(faces.x) // 2
+    size = ask["batch_size"] or default_batch(faces.x)
+    embeddings = torch.cat(list(chunked(lambda rows: model.embed(faces.x[rows]), 2 * n, size)))
+    partners = embeddings.roll(n, dims=0)  # the galleries' for the probes, and the other way round
+    asks: list[Target] = [Similarity(f) for f in partners]
+    opposites: list[Target] = [Dissimilarity(f) for f in partners]
+    both = method.opposite == "asked"
+    x, targets = (faces.x.repeat(2, 1, 1, 1), asks + opposites) if both else (faces.x, asks)
+    found = method.run(model, x, Each(targets), **ask)
+    found.cost.forward += 2 * n  # the embeddings
+    seconds = time.perf_counter() - begin
+    halves = _halves(method, found, Each(opposites), 2 * n)
+    e_plus, e_minus = (
+        None if half is None else _attribution(model, faces, method, half, ask["seed"], seconds, sources)
+        for half in halves
+    )
+    assert e_plus is not None
+    crops = [Face(e_plus[i], None if e_minus is None else e_minus[i]) for i in range(2 * n)]
+    return [PairAttribution(crops[i], crops[n + i], e_plus.samples[i].score, model.threshold) for i in range(n)]
+
+
+def _halves(method: Method, found: Result, opposites: Target, n: int) -> tuple[Result, Result | None]:
+    """What speaks for n similarities, and what speaks against them where the method tells."""
+    assert found.scores is not None
+    if method.opposite == "asked":
+        return found.rows(slice(0, n)), found.rows(slice(n, None))
+    if method.opposite == "none":
+        return dataclasses.replace(found, notes=found.notes | {"e-": f"{method.name} has none"}), None
+    negated = method.opposite == "negated"
+    against, error = (-found.maps, found.standard_error) if negated else (found.against, found.against_error)
+    assert against is not None
+    notes = found.notes | {"e-": "the negative of e+" if negated else "found in the run of e+"}
+    return found, dataclasses.replace(
+        found, maps=against, standard_error=error, scores=1 - found.scores, target=opposites, notes=notes
+    )
+
+
+def _warn(*attributions: Attribution) -> None:
+    """Warn of maps that say nothing, where the caller of the library stands."""
+    for att in attributions:
+        for sample in att.samples:
+            if sample.degenerate:
+                message = f"{att.method} on {sample.name}: {sample.degenerate}"
+                warnings.warn(message, DegenerateMapWarning, stacklevel=3)
+
+
 def _attribution(
     model: Model,
     inputs: Inputs,
@@ -353,9 +606,6 @@ def _attribution(
     for i, (name, identity) in enumerate(zip(inputs.names, sample_ids(inputs.x), strict=True)):
         target = found.target.describe(i)
         k = target.get("k")
-        degenerate = _degenerate(maps[i], float(found.scores[i]), found.reasons[i] if found.reasons else "")
-        if degenerate:
-            warnings.warn(f"{method.name} on {name}: {degenerate}", DegenerateMapWarning, stacklevel=3)
         samples.append(
             Sample(
                 name=name,
@@ -365,7 +615,7 @@ def _attribution(
                 label=model.label(k) if isinstance(model, Classifier) and isinstance(k, int) else None,
                 completeness_error=_item(found.completeness_error, i),
                 condition=_item(found.condition, i),
-                degenerate=degenerate,
+                degenerate=_degenerate(maps[i], float(found.scores[i]), found.reasons[i] if found.reasons else ""),
                 geometry=inputs.geometries[i],
             )
         )
