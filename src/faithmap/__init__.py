@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from faithmap import attribution, draw, images, methods, metrics, models, targets
     from faithmap.api import (
-        DegenerateMapWarning,
         compare,
         compare_pair,
         explain,
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
     from faithmap.attribution import Attribution, LocationMaps, PairAttribution
     from faithmap.comparison import Comparison, PairComparison
     from faithmap.models import Classifier, FaceEmbedder, load
+    from faithmap.running import DegenerateMapWarning
 
 __version__ = _version("faithmap")
 
 _MODULES = ("attribution", "draw", "images", "methods", "metrics", "models", "targets")
 _NAMES = {
     "api": (
-        "DegenerateMapWarning",
         "compare",
         "compare_pair",
         "explain",
@@ -35,6 +34,7 @@ _NAMES = {
     "attribution": ("Attribution", "LocationMaps", "PairAttribution"),
     "comparison": ("Comparison", "PairComparison"),
     "models": ("Classifier", "FaceEmbedder", "load"),
+    "running": ("DegenerateMapWarning",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

@@ -208,14 +208,14 @@ def compare(
     """
     screen = screen_for(as_json, quiet, verbose)
     with asking():
-        from faithmap import api
+        from faithmap import api, running
         from faithmap.comparison import check_panels
 
         chosen = chosen_methods(methods or ",".join(api.COMPARED), setting)
         check_folder(out)
         net = load_classifier(model, device, precision)
         wanted = net.target(target, 1)
-        chosen = api.able(net, chosen, wanted) if methods == "all" else chosen
+        chosen = running.able(net, chosen, wanted) if methods == "all" else chosen
         check_layers(net, chosen)
         for method in chosen:
             method.check(net, wanted)
@@ -283,7 +283,7 @@ def verify(
         check_folder(out)
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
-        from faithmap import api, compare_pair
+        from faithmap import api, compare_pair, running
         from faithmap.models import FaceEmbedder
         from faithmap.models.load import SOURCES
 
@@ -294,7 +294,7 @@ def verify(
         if not isinstance(net, FaceEmbedder):
             raise ValueError(f"{model} is no face recogniser: use {known}")
         net.threshold = threshold
-        chosen = api.able(net, chosen, api.A_PAIR) if methods == "all" else chosen
+        chosen = running.able(net, chosen, api.A_PAIR) if methods == "all" else chosen
         check_layers(net, chosen)
         net.read([probe, gallery])
         folder = made_folder(out)
