@@ -3,23 +3,28 @@
 from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
 from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random
+from faithmap.methods.extremal import ExtremalPerturbation
 from faithmap.methods.fame import FAME
 from faithmap.methods.gradients import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.surrogates import LIME, KernelSHAP
 
 __all__ = [
     "CAM",
     "FAME",
     "LIFTCAM",
+    "LIME",
     "CentreGaussian",
     "Constant",
     "Cost",
     "Edges",
+    "ExtremalPerturbation",
     "GradCAM",
     "Gradient",
     "GradientXInput",
     "IntegratedGradients",
+    "KernelSHAP",
     "Method",
     "Random",
     "Result",
