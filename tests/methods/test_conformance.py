@@ -22,11 +22,16 @@ from tests import nets
 # A method that is slow with its defaults gets smaller ones here; all others run as they are.
 # Where a black fill is the default they hide with the mean colour: a dead picture is one of that colour.
 TINY: dict[str, dict[str, Any]] = {
+    "corrise": {"masks": 40, "fill": "mean"},
+    "extremal-perturbation": {"iterations": 3, "step": 1 / 8, "sigma": 1 / 4},
     "fame": {"iterations": 3},
+    "integrated-gradients": {"steps": 8, "baseline": "mean"},
+    "kernel-shap": {"segments": 6, "samples": 24},
+    "lime": {"segments": 6, "samples": 24},
+    "occlusion": {"patch": 0.3, "stride": 0.15},
     "rise": {"masks": 40, "cells": 4},
     "s-rise": {"masks": 40, "cells": 4},
-    "corrise": {"masks": 40, "fill": "mean"},
-    "occlusion": {"patch": 0.3, "stride": 0.15},
+    "smooth-grad": {"samples": 4},
     "xface": {"smallest": 1 / 8, "sizes": 2, "stride": 1 / 8, "fill": "mean"},
 }
 
@@ -43,6 +48,10 @@ PICKY: dict[str, str] = {
     "xssab": "Similarity",
     "zhu-decomposition": "Similarity",
 }
+# What is the network's own gradient, or nothing of it, has its own resolution.
+AS_GIVEN = {"gradient", "constant"}
+# Additive methods whose sum is an integral by a few steps, and how far it may be from exact.
+BY_STEPS: dict[str, float] = {"integrated-gradients": 0.05}
 
 NETS: dict[str, Callable[[], nn.Module]] = {**nets.CLASSIFIERS, "faces": nets.Faces, "faces, dot product": nets.Faces}
 
@@ -184,7 +193,7 @@ def test_maps_are_raw_and_float32_or_better_on_the_inputs_device(name: str, net:
         assert torch.equal(maps, method(name)(model, given.to(maps.dtype), target))
 
 
-@ALL
+@pytest.mark.parametrize("name", sorted(set(available()) - AS_GIVEN))
 def test_half_precision_networks_have_maps_with_float32_resolution(name: str) -> None:
     """A map, a sum or an iterate in bfloat16 would leave only 8 significant bits."""
     net = home(name, "gap")
@@ -194,7 +203,7 @@ def test_half_precision_networks_have_maps_with_float32_resolution(name: str) ->
     assert not torch.equal(maps, maps.bfloat16().float())
 
 
-@ALL
+@pytest.mark.parametrize("name", sorted(set(available()) - {"constant"}))
 def test_bfloat16_maps_correlate_with_float32_maps(name: str) -> None:
     model, x, target = at_home(name, 8)
     full, half = (method(name)(model.configured(precision=p), x, target) for p in ("float32", "bf16"))
@@ -376,8 +385,8 @@ def test_additive_methods_report_that_their_parts_add_up(name: str, net: str) ->
     found: Result = method(name).run(model, x, target, batch_size=2)
     assert found.completeness_error is not None
     assert found.condition is not None
-    assert float(found.completeness_error.max()) < 1e-8
-    assert float(found.condition.min()) >= 1 - 1e-8
+    assert float(found.completeness_error.max()) < BY_STEPS.get(name, 1e-8)
+    assert float(found.condition.min()) >= 1 - BY_STEPS.get(name, 1e-8)
 
 
 # --- 7: wrong input
