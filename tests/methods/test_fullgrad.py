@@ -64,9 +64,8 @@ def test_maps_are_the_formula_with_a_bias_at_each_place(rescale: Scale) -> None:
         parts = [(g * leaf).detach() for g, leaf in zip(torch.autograd.grad(y, leaves), leaves, strict=True)]
         expected = torch.stack([psi(part[0], rescale) for part in parts]).sum(dim=0)
         torch.testing.assert_close(found.maps[i], expected, atol=1e-10, rtol=1e-8)
-        assert float(sum(p.sum() for p in parts) + dense.bias[k]) == pytest.approx(
-            float(y), rel=1e-9
-        )  # the paper's sum
+        total = torch.stack([part.sum() for part in parts]).sum() + dense.bias[k].detach()  # the paper's sum
+        torch.testing.assert_close(total, y.detach(), atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize("make", [nets.gap_linear, nets.VGGLike, nets.Residual, nets.MobileLike])

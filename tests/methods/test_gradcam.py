@@ -246,6 +246,21 @@ def test_several_layers_are_fused_as_the_formula_says(
         torch.testing.assert_close(found.maps[i], expected, atol=1e-10, rtol=1e-6)
 
 
+def test_a_layer_that_runs_more_than_once_is_read_and_ordered_by_its_last_map() -> None:
+    """The ReLU runs behind conv1, behind conv2, and behind the dense layer, where there are no places."""
+    module, x = nets.VGGLike().double().eval(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    found = LayerCAM(layers="relu,conv2").run(fm.Classifier(module, size=32), x, 2)
+    assert found.notes["layers"] == ["conv2", "relu"]
+    maps = []
+    for layer in ("conv2", "relu"):
+        A = module.conv2(F.max_pool2d(module.conv1(x).relu(), 4)).detach()  # type: ignore[operator]
+        A = (A.relu() if layer == "relu" else A).requires_grad_()
+        (g,) = torch.autograd.grad(module.fc2(module.fc1(F.max_pool2d(A.relu(), 2).flatten(1)).relu())[0, 2], A)  # type: ignore[operator]
+        M = (g.relu() * A).sum(dim=1)[0].detach().relu()
+        maps.append(upsampled(M / M.max() if layer == "relu" else torch.tanh(2 * M / M.max())))
+    torch.testing.assert_close(found.maps[0], torch.maximum(*maps), atol=1e-10, rtol=1e-6)
+
+
 def test_several_layers_take_one_forward_and_one_backward() -> None:
     module, calls = nets.Residual().eval(), []
     module.register_forward_pre_hook(lambda *_: calls.append(1))
