@@ -240,7 +240,7 @@ def test_each_channel_that_is_there_takes_one_run_of_the_tail() -> None:
 
 def test_a_score_of_0_divides_nothing_in_silence() -> None:
     model, x = fm.Classifier(nets.VGGLike().eval(), size=32), torch.randn(1, 3, 32, 32)
-    usual = float(model.module(x)[0, 0])
+    usual = float(model.module(x)[0, 0].detach())
     with pytest.warns(fm.DegenerateMapWarning, match="the score is 0, by which the weights are divided"):
         fm.explain(model, x, "ablation-cam", lambda z: (z[:, 0] > usual + 1e-3).float())
 
