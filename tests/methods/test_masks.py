@@ -357,7 +357,7 @@ def test_corrise_points_at_the_place_that_carries_the_similarity_and_at_that_whi
         (lambda: RISE(cells=0), "rise takes cells >= 1: got cells=0"),
         (lambda: RISE(keep=1.0), "rise's keep is a probability between 0 and 1: got keep=1.0"),
         (lambda: SRISE(keep=0.0), "s-rise's keep is a probability"),
-        (lambda: RISE(fill="white"), "rise's fill is 'mean' or 'black' or 'blur': got 'white'"),  # type: ignore[arg-type]
+        (lambda: RISE(fill="white"), "rise's fill is 'black' or 'mean' or 'blur': got 'white'"),  # type: ignore[arg-type]
         (lambda: CorrRISE(masks=2), "corrise takes at least 3 masks: got masks=2"),
         (lambda: CorrRISE(patches=0), "corrise takes patches >= 1 .* got patches=0"),
         (lambda: CorrRISE(patch=1.5), "share of the shorter side: got patches=3, patch=1.5"),

@@ -1,11 +1,15 @@
 """How maps are made: every method under its name, ``create("lift-cam")``, or as its class, ``LIFTCAM()``."""
 
+from faithmap.methods.ablation import AblationCAM, ScoreCAM
 from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
-from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random
+from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random, RandomCAM
+from faithmap.methods.eigen import EigenCAM, EigenGradCAM
 from faithmap.methods.extremal import ExtremalPerturbation
 from faithmap.methods.faces import FGGB, XSSAB, ZhuDecomposition
 from faithmap.methods.fame import FAME
+from faithmap.methods.fullgrad import FullGrad
+from faithmap.methods.gradcam import GradCAMElementwise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from faithmap.methods.gradients import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.masks import RISE, SRISE, CorrRISE
@@ -22,23 +26,34 @@ __all__ = [
     "RISE",
     "SRISE",
     "XSSAB",
+    "AblationCAM",
     "CentreGaussian",
     "Constant",
     "CorrRISE",
     "Cost",
     "Edges",
+    "EigenCAM",
+    "EigenGradCAM",
     "ExtremalPerturbation",
+    "FullGrad",
     "GradCAM",
+    "GradCAMElementwise",
+    "GradCAMPlusPlus",
     "Gradient",
     "GradientXInput",
+    "HiResCAM",
     "IntegratedGradients",
     "KernelSHAP",
+    "LayerCAM",
     "Method",
     "Occlusion",
     "Random",
+    "RandomCAM",
     "Result",
+    "ScoreCAM",
     "SmoothGrad",
     "XFace",
+    "XGradCAM",
     "ZhuDecomposition",
     "available",
     "create",
