@@ -6,14 +6,19 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
 
 __all__ = [
     "CAM",
     "FAME",
     "LIFTCAM",
+    "LRP",
     "CentreGaussian",
     "Cost",
+    "DeepLIFT",
+    "ExcitationBackprop",
     "GradCAM",
+    "GuidedBackprop",
     "Method",
     "Random",
     "Result",
