@@ -119,8 +119,9 @@ class LRP(Method):
     proportion, a maximum hands all to its winner, and normalisers and gates are taken for fixed. The map is the sum
     over colours.
 
-    Biases absorb their part of the relevance, and epsilon a little: the completeness error says how much,
-    ``|sum R - y|``, and it is 0 in a network without biases alone.
+    The completeness error ``|sum R - y|`` says what did not reach the pixels. The epsilon rule leaves with biases and
+    epsilon what they add; z+ and alpha1-beta0 leave with biases only what no input speaks for. Of a network without
+    biases all arrives.
 
     Args:
         rule: "epsilon" in all layers, "epsilon-plus" (epsilon in dense layers, z+ in convolutions), or
@@ -132,7 +133,7 @@ class LRP(Method):
         ValueError: epsilon is negative; or there is no black and white for the box, as the network takes neither grey
             nor colour.
 
-    Source: Bach et al. 2015, eq. 58 to 60; Montavon et al. 2017, table 1 (z+, box).
+    Source: Bach et al. 2015, eq. 58 to 60, positive shares without the bias; Montavon et al. 2017, table 1 (z+, box).
 
     Examples:
         >>> import faithmap as fm
@@ -207,7 +208,8 @@ class ExcitationBackprop(Method):
 
     def attribute(self, query: Query) -> Result:
         """One backward pass with replaced rules, through the tail."""
-        target, split = query.target, query.split
+        split = query.split  # first: the target may need the outputs, which then come from the tail
+        target = query.target
 
         def prepared(graph: fx.GraphModule) -> fx.GraphModule:
             return with_top(fold(graph))

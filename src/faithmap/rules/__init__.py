@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from faithmap.rules.deeplift import DEEPLIFT
 from faithmap.rules.engine import Interpreter, Linearised, Pair, Rule, Rules, gradient, linearise, plain, with_gradient
-from faithmap.rules.excitation import excitation
+from faithmap.rules.excitation import excitation, with_top
 from faithmap.rules.graphs import record
 from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
@@ -52,4 +52,5 @@ __all__ = [
     "record",
     "relevance",
     "with_gradient",
+    "with_top",
 ]

@@ -31,7 +31,7 @@ def lrp(rule: Rule = "epsilon", epsilon: float = 1e-6, box: tuple[Tensor, Tensor
         epsilon: what the epsilon rule adds to the size of every output, in the network's own units.
         box: the least and largest input there is, for the box rule in a convolution that reads the input itself.
 
-    Source: Bach et al. 2015, eq. 58 to 60 (epsilon, alpha-beta); Montavon et al. 2017 (z+, box).
+    Source: Bach et al. 2015, eq. 58 to 60 (epsilon, alpha-beta; here biases take no share of the latter); Montavon et al. 2017 (z+, box).
     """
     stable, positive = by_layer(lambda layer: _epsilon(layer, epsilon)), by_layer(_positive)
     rules = dict.fromkeys(LAYERS, positive if rule == "alpha1-beta0" else stable)
@@ -53,9 +53,13 @@ def _epsilon(layer: Layer, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def _positive(layer: Layer) -> tuple[Tensor, Tensor]:
-    """``R_i = sum_j (x_i w_ij)+ / (sum_i (x_i w_ij)+ + b_j+) R_j``; for inputs that are not negative this is z+."""
-    x, w, b = layer.x.value, layer.weight, layer.bias
-    share = layer.apply(x.clamp(min=0), w.clamp(min=0), None if b is None else b.clamp(min=0))
+    """``R_i = sum_j (x_i w_ij)+ / sum_i (x_i w_ij)+ R_j``; for inputs that are not negative this is z+.
+
+    Biases take no share. With one, those that BatchNorm leaves behind absorb all but a millionth of the score on the
+    way through EfficientNet-Lite0.
+    """
+    x, w = layer.x.value, layer.weight
+    share = layer.apply(x.clamp(min=0), w.clamp(min=0), None)
     if bool((x < 0).any()):
         share = share + layer.apply(x.clamp(max=0), w.clamp(max=0), None)
     with torch.no_grad():
