@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import faithmap as fm
-from faithmap.methods import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop, Method
+from faithmap.methods import LRP, XFR, DeepLIFT, ExcitationBackprop, GuidedBackprop, Method
 from faithmap.methods.base import Query
+from faithmap.methods.relevance import excited
 from faithmap.models.frozen import twin
-from faithmap.rules import folding, lrp, record, relevance
+from faithmap.rules import excitation, folding, lrp, record, relevance
 from faithmap.rules.folding import fold
 from faithmap.targets import Dissimilarity, Logit, LogitMargin, Similarity
 from tests import nets
@@ -283,30 +284,27 @@ def test_what_biases_absorb_is_the_completeness_error() -> None:
     torch.testing.assert_close(found.completeness_error, module[1].bias.detach().abs(), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [nets.gap_linear, nets.VGGLike, nets.Residual])
-def test_winning_probabilities_add_up_to_one_at_every_layer(make: Callable[[], nn.Module]) -> None:
-    module, x = double(make(), biases=False), images()
-    layers = [c.name for c in classifier(module).suggest_layers() if isinstance(module.get_submodule(c.name), nn.ReLU)]
-    layers += [name for name in ("layer1", "layer2") if hasattr(module, name)]
-    assert len(layers) > 1 or isinstance(module, nets.VGGLike)
-    for layer in layers:
-        asked = query(classifier(module, target_layer=layer), x, LogitMargin([0, 3], 2))
-        method = ExcitationBackprop()
-        P = found_at_layer(method, asked)
-        assert float(P.min()) >= 0, layer
-        torch.testing.assert_close(P.sum((1, 2, 3)), torch.ones(2).double(), rtol=1e-9, atol=0, msg=layer)
-        dual = found_at_layer(ExcitationBackprop(contrastive=True), asked)
-        torch.testing.assert_close(dual.sum((1, 2, 3)), torch.zeros(2).double(), rtol=0, atol=1e-9, msg=layer)
+LAYERS = [
+    (nets.gap_linear, ["0", "2", "3", "4"]),
+    (nets.VGGLike, ["conv1", "conv2", "relu"]),
+    (nets.Residual, ["stem", "layer1", "layer2.conv1", "layer2"]),
+]
+
+
+@pytest.mark.parametrize(("make", "layer"), [(make, layer) for make, layers in LAYERS for layer in layers])
+def test_winning_probabilities_add_up_to_one_at_every_layer(make: Callable[[], nn.Module], layer: str) -> None:
+    module = double(make(), biases=False)
+    asked = query(classifier(module, target_layer=layer), images(), LogitMargin([0, 3], 2))
+    P = found_at_layer(ExcitationBackprop(), asked)
+    assert float(P.min()) >= 0
+    torch.testing.assert_close(P.sum((1, 2, 3)), torch.ones(2).double(), rtol=1e-9, atol=0)
+    dual = found_at_layer(ExcitationBackprop(contrastive=True), asked)
+    torch.testing.assert_close(dual.sum((1, 2, 3)), torch.zeros(2).double(), rtol=0, atol=1e-9)
 
 
 def found_at_layer(method: ExcitationBackprop, asked: Query) -> Tensor:
     """The probabilities before they are summed over channels and upsampled."""
-    return relevance(
-        lambda a: asked.target(asked.split.tail(a)),
-        asked.split.A,
-        fm.rules.excitation(method.contrastive),
-        prepare=lambda graph: fm.rules.with_top(fold(graph)),
-    ).multipliers
+    return excited(asked, excitation(method.contrastive)).multipliers
 
 
 def test_contrast_tells_classes_apart() -> None:
@@ -325,6 +323,39 @@ def test_what_speaks_against_a_match_is_what_excites_its_dual() -> None:
     plus, minus = (ExcitationBackprop(True)(model, x, t(reference)) for t in (Similarity, Dissimilarity))
     torch.testing.assert_close(minus, -plus)
     assert float(ExcitationBackprop()(model, x, Similarity(reference)).abs().max()) > 0
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.6])
+def test_xfr_hands_down_what_agrees_and_what_disagrees(kept: float) -> None:
+    """In loops: numbers win by their part of the match, and hand down to what drives them to their side of 0."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 6), nn.BatchNorm1d(6))
+    module, x, reference = double(net), images(2, 16), torch.randn(2, 6).double()
+    model = fm.FaceEmbedder(module, size=16, target_layer="1")
+    with torch.no_grad():
+        A = module[:2](x)
+        f = module(x)
+        folded = fuse_linear_bn_eval(module[3], module[4])
+    expected = []
+    for i in range(2):
+        v = [float(f[i, d] * reference[i, d]) for d in range(6)]
+        for side in (1, -1):
+            order = sorted((d for d in range(6) if side * v[d] > 0), key=lambda d: -abs(v[d]))
+            total, held, winners = sum(abs(v[d]) for d in order), 0.0, []
+            while held < kept * total * (1 - 1e-12):
+                winners.append(order[len(winners)])
+                held += abs(v[winners[-1]])
+            P = torch.zeros(256).double()
+            for d in winners:
+                drive = (A[i].flatten() * folded.weight[d].detach() * f[i, d].sign()).clamp(min=0)
+                P += abs(v[d]) / held * drive / drive.sum()
+            expected.append(P.view(4, 8, 8).sum(0))
+    maps = F.interpolate(torch.stack(expected)[:, None], (16, 16), mode="bilinear", align_corners=False)[:, 0]
+    alone = XFR(contrastive=False, kept=kept).run(model, x, Similarity(reference))
+    torch.testing.assert_close(alone.maps, maps[::2], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(alone.against, maps[1::2], rtol=1e-9, atol=1e-12)
+    both = XFR(kept=kept).run(model, x, Similarity(reference))
+    torch.testing.assert_close(both.maps, maps[::2] - maps[1::2], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(both.against, -both.maps)
 
 
 def test_the_relevance_of_channels_by_the_head_alone() -> None:
@@ -456,6 +487,9 @@ def test_bad_parameters_are_named() -> None:
         LRP(rule="gamma")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'blur'.*got 'white'"):
         DeepLIFT(baseline="white")  # type: ignore[arg-type]
+    for kept in (0, 1.5):
+        with pytest.raises(ValueError, match=f"kept is a share.*got {kept}"):
+            XFR(kept=kept)
     depth = fm.Classifier(nn.Sequential(nn.Conv2d(4, 4, 3)), size=8, mean=(0.5,) * 4, std=(0.5,) * 4, target_layer="0")
     for method in (LRP(), DeepLIFT("black")):
         with pytest.raises(ValueError, match="takes 4 channels, use"):

@@ -6,13 +6,14 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
-from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
+from faithmap.methods.relevance import LRP, XFR, DeepLIFT, ExcitationBackprop, GuidedBackprop
 
 __all__ = [
     "CAM",
     "FAME",
     "LIFTCAM",
     "LRP",
+    "XFR",
     "CentreGaussian",
     "Cost",
     "DeepLIFT",

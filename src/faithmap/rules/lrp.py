@@ -31,7 +31,8 @@ def lrp(rule: Rule = "epsilon", epsilon: float = 1e-6, box: tuple[Tensor, Tensor
         epsilon: what the epsilon rule adds to the size of every output, in the network's own units.
         box: the least and largest input there is, for the box rule in a convolution that reads the input itself.
 
-    Source: Bach et al. 2015, eq. 58 to 60 (epsilon, alpha-beta; here biases take no share of the latter); Montavon et al. 2017 (z+, box).
+    Source: Bach et al. 2015, eq. 58 to 60 (epsilon; alpha-beta, whose biases take no share here); Montavon et al. 2017
+    (z+, box).
     """
     stable, positive = by_layer(lambda layer: _epsilon(layer, epsilon)), by_layer(_positive)
     rules = dict.fromkeys(LAYERS, positive if rule == "alpha1-beta0" else stable)
