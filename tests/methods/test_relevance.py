@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from faithmap.methods import LRP, XFR, DeepLIFT, ExcitationBackprop, GuidedBackp
 from faithmap.methods.base import Query
 from faithmap.methods.relevance import excited
 from faithmap.models.frozen import twin
-from faithmap.rules import excitation, folding, lrp, record, relevance
+from faithmap.rules import folding, record, relevance
+from faithmap.rules.excitation import excitation
 from faithmap.rules.folding import fold
+from faithmap.rules.lrp import lrp
 from faithmap.targets import Dissimilarity, Logit, LogitMargin, Similarity
 from tests import nets
 
@@ -196,6 +199,13 @@ def test_guided_backprop_is_the_gradient_with_hooks_on_every_rectifier(make: Cal
     (gradient,) = torch.autograd.grad(target(module(leaf)).sum(), leaf)
     torch.testing.assert_close(maps, gradient.abs().sum(1), rtol=1e-9, atol=1e-12)
     assert float(maps.max()) > 0
+
+
+def test_a_clamp_that_does_not_cut_at_0_is_no_rectifier() -> None:
+    module, x = nn.Sequential(nn.Hardtanh(-0.5, 0.5), nn.Flatten(), nn.Linear(3072, 5)).double(), images()
+    maps = GuidedBackprop()(classifier(module, target_layer="0"), x, 1)
+    expected = (module[2].weight[1].view(3, 32, 32).abs() * (x.abs() < 0.5)).sum(1)
+    torch.testing.assert_close(maps, expected.detach())
 
 
 class Secant(torch.autograd.Function):
@@ -508,3 +518,15 @@ def test_the_box_reads_through_padding_and_says_where_it_cannot() -> None:
     assert "first" not in ours.notes
     pooled = double(nn.Sequential(nn.AvgPool2d(2), *list(inside)[:2], nn.Flatten(), nn.Linear(256, 5)))
     assert "no box rule" in LRP().run(classifier(pooled, target_layer="2"), x, 0).notes["first"]
+
+
+@pytest.mark.real
+def test_relevance_reaches_the_pixels_of_a_real_network(data: Path) -> None:
+    """In SqueezeNet some input speaks for every unit that is excited: z+ loses nothing to its biases."""
+    model = fm.load(f"squeezenet1_0@{data / 'weights' / 'squeezenet1_0.pth'}")
+    x = model.from_pixels(torch.rand(1, 3, 224, 224))
+    for method in (LRP(), DeepLIFT()):
+        found = method.run(model, x, 1)
+        assert found.completeness_error is not None
+        assert found.scores is not None
+        assert float((found.completeness_error / found.scores.abs()).max()) < 1e-3

@@ -14,9 +14,10 @@ from faithmap.methods.registry import register
 from faithmap.models.base import Model
 from faithmap.models.frozen import twin
 from faithmap.pixels import blur
-from faithmap.rules import DEEPLIFT, GUIDED, Linearised, Rules, excitation, linearise, lrp, relevance
-from faithmap.rules.excitation import AGAINST, BOTH, FOR, matching, with_top
+from faithmap.rules import DEEPLIFT, GUIDED, Linearised, Rules, linearise, relevance
+from faithmap.rules.excitation import AGAINST, BOTH, FOR, excitation, matching, with_top
 from faithmap.rules.folding import fold, reads_input, recorded
+from faithmap.rules.lrp import lrp
 from faithmap.targets import Target
 
 
@@ -26,7 +27,7 @@ class GuidedBackprop(Method):
     """The gradient to the pixels with rectifiers that pass only what is positive in both directions.
 
     Backwards through a rectifier f, ``m_x = f'(x) [x > 0] max(m, 0)``; all else passes its gradient. The map is
-    ``sum_c |m|`` over a pixel's colours. Rectifiers are ReLU, ReLU6 and other clamps, LeakyReLU, PReLU, ELU, GELU,
+    ``sum_c |m|`` over a pixel's colours. Rectifiers are ReLU, ReLU6 and other clamps at 0, LeakyReLU, PReLU, ELU, GELU,
     SiLU, Mish and Hardswish; those that leak are closed to negative inputs too. It is known to depend little on the
     target: an edge detector with weights of its own.
 
@@ -120,8 +121,8 @@ class LRP(Method):
     over colours.
 
     The completeness error ``|sum R - y|`` says what did not reach the pixels. The epsilon rule leaves with biases and
-    epsilon what they add; z+ and alpha1-beta0 leave with biases only what no input speaks for. Of a network without
-    biases all arrives.
+    epsilon what they add; z+ and alpha1-beta0 leave with biases only what no input speaks for, which is nothing in
+    SqueezeNet, but nearly all in networks of depthwise convolutions (MobileNetV2). Without biases all arrives.
 
     Args:
         rule: "epsilon" in all layers, "epsilon-plus" (epsilon in dense layers, z+ in convolutions), or
@@ -146,7 +147,7 @@ class LRP(Method):
     first: Literal["box", "same"] = "box"
 
     signed = True
-    opposite = "asked"
+    opposite = "negated"
 
     def __post_init__(self) -> None:
         super().__post_init__()

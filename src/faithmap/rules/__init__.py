@@ -27,11 +27,9 @@ from __future__ import annotations
 
 from faithmap.rules.deeplift import DEEPLIFT
 from faithmap.rules.engine import Interpreter, Linearised, Pair, Rule, Rules, gradient, linearise, plain, with_gradient
-from faithmap.rules.excitation import excitation, with_top
 from faithmap.rules.graphs import record
 from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
-from faithmap.rules.lrp import lrp
 from faithmap.rules.shares import relevance
 
 __all__ = [
@@ -43,14 +41,11 @@ __all__ = [
     "Pair",
     "Rule",
     "Rules",
-    "excitation",
     "gradient",
     "linear_head",
     "linearise",
-    "lrp",
     "plain",
     "record",
     "relevance",
     "with_gradient",
-    "with_top",
 ]

@@ -2,6 +2,9 @@
 
 The relevance of a layer's channels by the head alone, which is what LRP-CAM weighs activation maps with, is
 
+    from faithmap.rules import relevance
+    from faithmap.rules.lrp import lrp
+
     found = relevance(lambda a: target(split.tail(a)), split.A, lrp("epsilon"))
     alpha = found.multipliers.sum(dim=(2, 3))       # (B, C); they already are multipliers times A
 
@@ -50,7 +53,7 @@ def lrp(rule: Rule = "epsilon", epsilon: float = 1e-6, box: tuple[Tensor, Tensor
 def _epsilon(layer: Layer, epsilon: float) -> tuple[Tensor, Tensor]:
     """``R_i = sum_j x_i w_ij / (z_j + eps sign z_j) R_j``; the bias absorbs its own share, and so does epsilon."""
     z = layer.output
-    return z, z * ratio(z, z + torch.where(z < 0, -epsilon, epsilon))
+    return z, z * ratio(z, z + torch.where(z < 0, -epsilon, epsilon).to(z))
 
 
 def _positive(layer: Layer) -> tuple[Tensor, Tensor]:
