@@ -285,6 +285,31 @@ def test_relevance_is_conserved_without_biases(make: Callable[[], nn.Module], ru
     torch.testing.assert_close(found.maps.sum((1, 2)), found.scores, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("gate", [nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.ReLU6(), nn.Tanh()])
+def test_relevance_passes_nonlinearities_gates_and_normalisers_whole(gate: nn.Module) -> None:
+    """Without biases nothing is lost in a transformer, behind a gate, or in the cosine of an embedding."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vit, self.fc = nets.ViTLike(classes=6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = gate(self.vit(x)) * self.vit(x.flip(-1)).sigmoid()
+            return self.fc(F.layer_norm(z, (6,)) * z.softmax(1))
+
+    module = double(Gated())
+    for name, parameter in module.named_parameters():
+        if "bias" in name or "position" in name or "cls" in name:
+            parameter.data.zero_()
+    model = fm.FaceEmbedder(module, size=32, target_layer="vit.patch")
+    found = LRP("epsilon", 0, "same").run(model, images(), Similarity(torch.randn(2, 6).double()))
+    assert found.completeness_error is not None
+    assert found.scores is not None
+    assert "plain gradient through" not in found.notes
+    assert float((found.completeness_error / found.scores.abs()).max()) < 1e-8
+
+
 def test_what_biases_absorb_is_the_completeness_error() -> None:
     """One linear layer: relevance at the pixels is w x, the bias keeps b."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)).double()

@@ -21,6 +21,9 @@ is then m * A::
         return Pair(with_gradient(z.value, of=z.value * share), z.reference)
 
     linearise(function, A, torch.zeros_like(A), {aten.relu: own, aten.addmm: epsilon, aten.convolution: epsilon})
+
+The tables here are `DEEPLIFT`, `GUIDED`, `lrp.lrp` and `excitation.excitation`; the last two are for `relevance`, which
+folds BatchNorm into the layer before it.
 """
 
 from __future__ import annotations
