@@ -343,7 +343,7 @@ def test_kernels_of_gpus_are_what_they_compute() -> None:
         with torch.enable_grad():
             leaf = A.clone().requires_grad_()
             pairs = [Pair(t, t0) for t, t0 in zip(start(leaf), start(reference), strict=True)]
-            run = Interpreter(fx.GraphModule({}, fx.Graph()), DEEPLIFT)
+            run = Interpreter(DEEPLIFT)
             out = run(packet.default, *pairs, *args)[0]
             (gradient,) = torch.autograd.grad(score(out.value).sum(), leaf)
         expected = linearise(lambda t, same=same: score(same(t)), A, reference, DEEPLIFT)
@@ -710,6 +710,17 @@ def test_a_score_that_ignores_the_activations_has_no_multipliers() -> None:
     found = linearise(lambda t: torch.ones(2, dtype=torch.float64), A, torch.zeros_like(A), DEEPLIFT)
     assert not found.multipliers.any()
     assert found.value.tolist() == [1, 1]
+
+
+def test_a_function_may_be_recorded_in_two_parts() -> None:
+    """What is large is recorded once, what changes from call to call again: the multipliers are those of the whole."""
+    net = double(nn.Sequential(nn.Conv2d(4, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(16, 3)))
+    A, reference = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=9)
+    whole = linearise(lambda t: score(net(t).softmax(1)), A, reference, DEEPLIFT)
+    parts = linearise(lambda z: score(z.softmax(1)), A, reference, DEEPLIFT, record(net, A))
+    torch.testing.assert_close(parts.multipliers, whole.multipliers)
+    torch.testing.assert_close(parts.value, whole.value)
+    assert (parts.runs, whole.runs) == (2, 3)
 
 
 def test_side_inputs_keep_their_values_in_both_passes() -> None:

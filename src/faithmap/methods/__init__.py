@@ -15,6 +15,7 @@ from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.masks import RISE, SRISE, CorrRISE
 from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.relevance import LRP, XFR, DeepLIFT, ExcitationBackprop, GuidedBackprop
 from faithmap.methods.surrogates import LIME, KernelSHAP
 
 __all__ = [
@@ -23,17 +24,21 @@ __all__ = [
     "FGGB",
     "LIFTCAM",
     "LIME",
+    "LRP",
     "RISE",
     "SRISE",
+    "XFR",
     "XSSAB",
     "AblationCAM",
     "CentreGaussian",
     "Constant",
     "CorrRISE",
     "Cost",
+    "DeepLIFT",
     "Edges",
     "EigenCAM",
     "EigenGradCAM",
+    "ExcitationBackprop",
     "ExtremalPerturbation",
     "FullGrad",
     "GradCAM",
@@ -41,6 +46,7 @@ __all__ = [
     "GradCAMPlusPlus",
     "Gradient",
     "GradientXInput",
+    "GuidedBackprop",
     "HiResCAM",
     "IntegratedGradients",
     "KernelSHAP",

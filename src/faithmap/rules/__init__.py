@@ -21,6 +21,9 @@ is then m * A::
         return Pair(with_gradient(z.value, of=z.value * share), z.reference)
 
     linearise(function, A, torch.zeros_like(A), {aten.relu: own, aten.addmm: epsilon, aten.convolution: epsilon})
+
+The tables here are `DEEPLIFT`, `GUIDED`, `lrp.lrp` and `excitation.excitation`; the last two are for `relevance`, which
+folds BatchNorm into the layer before it.
 """
 
 from __future__ import annotations
@@ -39,10 +42,13 @@ from faithmap.rules.engine import (
     with_gradient,
 )
 from faithmap.rules.graphs import record
+from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
+from faithmap.rules.shares import relevance
 
 __all__ = [
     "DEEPLIFT",
+    "GUIDED",
     "Interpreter",
     "LinearHead",
     "Linearised",
@@ -55,5 +61,6 @@ __all__ = [
     "linearise",
     "plain",
     "record",
+    "relevance",
     "with_gradient",
 ]
