@@ -20,7 +20,11 @@ from faithmap.models.base import Model
 from tests import nets
 
 # A method that is slow with its defaults gets smaller ones here; all others run as they are.
-TINY: dict[str, dict[str, Any]] = {"fame": {"iterations": 3}}
+TINY: dict[str, dict[str, Any]] = {
+    "fame": {"iterations": 3},
+    "owen-cam": {"orders": 2, "levels": 2},
+    "shap-cam": {"orders": 2, "exact_up_to": 0},
+}
 
 # What a method may refuse, by the network: its error must name what would work.
 REFUSED: dict[str, set[str]] = {"cam": {"vgg", "vit", "faces", "faces, dot product"}}

@@ -6,17 +6,21 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
 
 __all__ = [
     "CAM",
     "FAME",
     "LIFTCAM",
+    "LIMECAM",
     "CentreGaussian",
     "Cost",
     "GradCAM",
     "Method",
+    "OwenCAM",
     "Random",
     "Result",
+    "ShapCAM",
     "available",
     "create",
     "get",
