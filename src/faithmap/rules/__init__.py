@@ -29,6 +29,8 @@ from faithmap.rules.deeplift import DEEPLIFT
 from faithmap.rules.engine import Interpreter, Linearised, Pair, Rule, Rules, gradient, linearise, plain, with_gradient
 from faithmap.rules.graphs import record
 from faithmap.rules.heads import LinearHead, linear_head
+from faithmap.rules.lrp import lrp
+from faithmap.rules.shares import relevance
 
 __all__ = [
     "DEEPLIFT",
@@ -41,7 +43,9 @@ __all__ = [
     "gradient",
     "linear_head",
     "linearise",
+    "lrp",
     "plain",
     "record",
+    "relevance",
     "with_gradient",
 ]
