@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import faithmap as fm
-from faithmap.methods import LIFTCAM, LIMECAM, OwenCAM, Result, ShapCAM
+from faithmap.methods import LIFTCAM, LIMECAM, LRPCAM, OwenCAM, Result, ShapCAM
 from faithmap.methods.base import Query
 from faithmap.targets import DotProduct, Logit, LogitMargin, Probability, Similarity, Target
 from tests import nets
@@ -125,8 +125,8 @@ def test_sampled_values_are_right_within_honest_errors(make: Callable[[], tuple[
     method = ShapCAM(orders=64, tolerance=0, exact_up_to=0)
     runs = [coefficients(method.run(model, x, target, seed=seed)) for seed in range(20)]
     alpha, error = (torch.stack(parts) for parts in zip(*runs, strict=True))
-    live = (error > 0).all(0)
-    assert torch.equal(alpha[:, ~live], expected[~live].expand(20, -1))  # they add 0 to every coalition
+    live = expected != 0
+    assert bool((alpha[:, ~live].abs() < 1e-15).all())  # their maps are 0: the rest is rounding
     z = ((alpha - expected) / error)[:, live]
     assert float(z[0].abs().max()) < 4
     assert float(z.abs().max()) < 4.5
@@ -182,19 +182,24 @@ def test_walking_back_is_worth_its_cost(make: Callable[[], tuple[fm.Model, Targe
 
 
 def test_it_stops_when_it_is_sure_and_is_as_sure_as_it_says() -> None:
-    """Loose tolerances take fewer pairs; the errors are below the tolerance, and what they say, though they stop it."""
+    """Loose tolerances take fewer pairs; the errors are below the tolerance, and true, though it is they that stop it.
+
+    As root mean squares over photos, channels and 20 seeds, the real ones are .8 to 1.2 times those that are told.
+    """
     model, x = vgg(), photos(3)
     expected, pairs = exact(ask(model, x, Logit(1))), []
-    for tolerance in (1.0, 0.08, 0.04):
+    for tolerance in (1.0, 0.04, 0.02):
         method = ShapCAM(orders=2000, tolerance=tolerance, exact_up_to=0)
-        z = []
-        for seed in range(12):
+        real, told = [], []
+        for seed in range(20):
             found = method.run(model, x, Logit(1), seed=seed)
             alpha, error = coefficients(found)
             assert bool((error.amax(1) <= tolerance * alpha.abs().amax(1)).all())
-            z.append(((alpha - expected) / error)[error > 0])
-        if tolerance < 0.1:  # of the fewest pairs, 8, a ratio to the estimated error is not near a normal's
-            assert 0.8 < float(torch.cat(z).square().mean().sqrt()) < 1.25, tolerance
+            scale = expected.abs().amax(1, keepdim=True)
+            real.append((alpha - expected) / scale)
+            told.append(error / scale)
+        ratio = torch.stack(real).square().mean().sqrt() / torch.stack(told).square().mean().sqrt()
+        assert 0.8 < float(ratio) < 1.2, tolerance
         pairs.append((found.cost.tail_forward / 3 - 1) / 14)
     assert pairs[0] == 8
     assert 8 < pairs[1] < pairs[2] < 2000
@@ -317,6 +322,37 @@ def test_lime_has_an_answer_with_fewer_coalitions_than_channels() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# LRP
+
+
+def test_lrp_of_two_layers_is_what_the_formula_says() -> None:
+    """Relevance written out, unit by unit: R_i = sum_j x_i w_ij / (z_j + eps sign z_j) R_j, down to the channels."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(6 * 64, 9), nn.ReLU(), nn.Linear(9, 5))
+    model = fm.Classifier(nn.Sequential(nn.Conv2d(3, 6, 4, 4), head).double(), size=32, target_layer="0")
+    query = ask(model, photos(2), Logit([1, 2]))
+    found = LRPCAM(epsilon=0.01).attribute(query)
+    first, last = head[1], head[3]
+    for row in range(2):
+        x = query.split.A[row].flatten()
+        z1 = first(x)
+        h = z1.relu()
+        z2 = last(h)[row + 1]
+        upper = h * last.weight[row + 1] / (z2 + 0.01 * z2.sign()) * z2  # (9,)
+        lower = [sum(x[i] * first.weight[j, i] / (z1[j] + 0.01 * z1[j].sign()) * upper[j] for j in range(9))
+                 for i in range(6 * 64)]  # fmt: skip
+        alpha = torch.stack(lower).view(6, 64).sum(1).detach()
+        torch.testing.assert_close(found.coefficients[row], alpha, rtol=1e-6, atol=1e-9)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("make", "layer"), LINEAR)
+def test_lrp_is_lift_cam_behind_a_linear_head(make: Callable[[], nn.Module], layer: str) -> None:
+    model = fm.Classifier(double(make()), size=32, target_layer=layer)
+    ours, theirs = (method.run(model, photos(2), Logit([1, 3])).coefficients for method in (LRPCAM(), LIFTCAM()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Settings
 
 
@@ -331,6 +367,8 @@ def test_lime_has_an_answer_with_fewer_coalitions_than_channels() -> None:
         (LIMECAM, {"samples": 1}, "samples >= 2.*got samples=1"),
         (LIMECAM, {"width": 0}, "width > 0.*width=0"),
         (LIMECAM, {"ridge": -1}, "ridge >= 0.*ridge=-1"),
+        (LRPCAM, {"epsilon": -1}, "epsilon >= 0.*epsilon=-1"),
+        (LRPCAM, {"rule": "gamma"}, "lrp-cam's rule.*'gamma'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(method: Any, settings: dict[str, Any], says: str) -> None:

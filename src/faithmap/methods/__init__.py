@@ -6,13 +6,14 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
-from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
+from faithmap.methods.shap import LIMECAM, LRPCAM, OwenCAM, ShapCAM
 
 __all__ = [
     "CAM",
     "FAME",
     "LIFTCAM",
     "LIMECAM",
+    "LRPCAM",
     "CentreGaussian",
     "Cost",
     "GradCAM",

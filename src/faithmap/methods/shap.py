@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from faithmap.batching import chunked
 from faithmap.methods.base import Query, Result
 from faithmap.methods.cam import ActivationMap, class_weights
 from faithmap.methods.registry import register
-from faithmap.rules import DEEPLIFT, linearise
+from faithmap.rules import DEEPLIFT, linearise, lrp, relevance
 from faithmap.sampling import Moments
 
 LEAST_PAIRS = 8
@@ -273,6 +274,56 @@ class LIMECAM(ActivationMap):
         driver = "gels" if self.ridge else "gelsd"
         solution: Tensor = torch.linalg.lstsq(left, right[:, None], driver=driver).solution
         return solution[:, 0]
+
+
+@register("lrp-cam")
+@dataclass(frozen=True)
+class LRPCAM(ActivationMap):
+    """Coefficients by layer-wise relevance propagation through the head: what reaches each channel of the score.
+
+    ``alpha_k = sum_ij R_kij``, the relevance of the activations A_kij when the score is handed down by the rule; the
+    map is ``sum_k alpha_k up(A_k)``. The coefficients add up to the score less what biases and epsilon absorb, unlike those
+    of lift-cam, whose reference is the score of no channels at all. Behind global average pooling and one linear layer
+    both are w_k mean(A_k), up to epsilon.
+
+    Args:
+        rule: "epsilon" for all layers, "epsilon-plus" (z+ for convolutions, epsilon for dense layers), or
+            "alpha1-beta0" for all layers.
+        epsilon: what the epsilon rule adds to the size of every layer's outputs.
+        layer: target layer; the model's by default.
+
+    Raises:
+        ValueError: epsilon is negative.
+
+    Source: Bach et al. 2015, eq. 58 to 60 (the rules); as CAM coefficients Jung and Oh 2021, arXiv 2102.05228,
+        section 4 (LRP-CAM).
+
+    Examples:
+        >>> import faithmap as fm
+        >>> LRPCAM()(fm.load(), torch.rand(1, 3, 224, 224)).shape
+        torch.Size([1, 224, 224])
+    """
+
+    rule: Literal["epsilon", "epsilon-plus", "alpha1-beta0"] = "epsilon"
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilon < 0:
+            raise ValueError(f"lrp-cam takes epsilon >= 0: got epsilon={self.epsilon}")
+
+    def attribute(self, query: Query) -> Result:
+        """One backward pass through the tail by the rule."""
+        target, A = query.target, query.split.A
+        found = relevance(lambda a: target(query.split.tail(a)), A, lrp(self.rule, self.epsilon))
+        # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
+        query.cost.tail_forward += (found.runs - ("outputs" not in query.__dict__)) * len(query)
+        query.cost.tail_backward += len(query)
+        query.__dict__.setdefault("scores", found.value)
+        notes = {"plain gradient through": ", ".join(found.without_rule)} if found.without_rule else {}
+        alpha = found.multipliers.double().sum(dim=(2, 3))
+        # There is nothing to hand down of a score that is not finite; rules for 0 / 0 would make numbers of it.
+        return self.weighted(query, alpha.where(found.value.isfinite()[:, None], torch.nan), notes=notes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
