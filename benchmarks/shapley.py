@@ -22,7 +22,7 @@ from benchmarks.common import DATA, face_pairs, imagenet_squashed, table
 from torch import Tensor
 
 import faithmap as fm
-from faithmap.methods import LIFTCAM, LIMECAM, Cost, Method, OwenCAM
+from faithmap.methods import LIFTCAM, LIMECAM, LRPCAM, Cost, Method, OwenCAM
 from faithmap.methods.base import Query
 from faithmap.sampling import Moments
 from faithmap.targets import Logit, Probability, Similarity, Target
@@ -73,7 +73,7 @@ def mobilefacenet(data: Path, photos: int) -> Head:
     x = face.prepare([probe for probe, _ in pairs])
     target = Similarity(face.embed([gallery for _, gallery in pairs]))
     split = Query(face, x, target, "conv2", 0, photos).split
-    nothing = split.tail(torch.zeros_like(split.A[:1]), torch.zeros(1, dtype=torch.long))
+    nothing: Tensor = split.tail(torch.zeros_like(split.A[:1]), torch.zeros(1, dtype=torch.long))
     channels = torch.eye(split.A.shape[1])[:, :, None, None]
     parts = [
         torch.cat([split.tail(A * some, torch.full((len(some),), row)) for some in channels.split(32)]) - nothing
@@ -148,8 +148,9 @@ def estimators(head: Head, target: Target) -> Iterator[tuple[str, Found]]:
     """All that are compared, cheapest first."""
     channels = head.query(target).split.A.shape[1]
     yield "sum g A", gradient_times_activation(head, target)
+    yield "lrp-cam", of_method(head, target, LRPCAM())
     yield "lift-cam", of_method(head, target, LIFTCAM())
-    for orders, levels in ((1, 2), (1, 4), (2, 2), (4, 2), (2, 4), (4, 4), (8, 4), (8, 8)):
+    for orders, levels in ((1, 2), (1, 4), (4, 2), (2, 4), (4, 4), (8, 4), (8, 8)):
         yield f"owen-cam, {orders} x {levels}", of_method(head, target, OwenCAM(orders=orders, levels=levels))
     yield "lime-cam", of_method(head, target, LIMECAM())
     yield "lime-cam, 4 C samples", of_method(head, target, LIMECAM(samples=4 * channels))

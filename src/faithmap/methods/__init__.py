@@ -6,7 +6,8 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
-from faithmap.methods.shap import LIMECAM, LRPCAM, OwenCAM, ShapCAM
+from faithmap.methods.shap import OwenCAM, ShapCAM
+from faithmap.methods.siblings import LIMECAM, LRPCAM
 
 __all__ = [
     "CAM",
