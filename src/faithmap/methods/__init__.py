@@ -6,6 +6,7 @@ from faithmap.methods.controls import CentreGaussian, Random
 from faithmap.methods.fame import FAME
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
 from faithmap.methods.shap import OwenCAM, ShapCAM
 from faithmap.methods.siblings import LIMECAM, LRPCAM
 
@@ -14,10 +15,14 @@ __all__ = [
     "FAME",
     "LIFTCAM",
     "LIMECAM",
+    "LRP",
     "LRPCAM",
     "CentreGaussian",
     "Cost",
+    "DeepLIFT",
+    "ExcitationBackprop",
     "GradCAM",
+    "GuidedBackprop",
     "Method",
     "OwenCAM",
     "Random",

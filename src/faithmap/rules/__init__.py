@@ -27,19 +27,23 @@ from __future__ import annotations
 
 from faithmap.rules.deeplift import DEEPLIFT
 from faithmap.rules.engine import Interpreter, Linearised, Pair, Rule, Rules, gradient, linearise, plain, with_gradient
+from faithmap.rules.excitation import excitation
 from faithmap.rules.graphs import record
+from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
 from faithmap.rules.lrp import lrp
 from faithmap.rules.shares import relevance
 
 __all__ = [
     "DEEPLIFT",
+    "GUIDED",
     "Interpreter",
     "LinearHead",
     "Linearised",
     "Pair",
     "Rule",
     "Rules",
+    "excitation",
     "gradient",
     "linear_head",
     "linearise",
