@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks import shapley
 from torch import Tensor, nn
 
 import faithmap as fm
@@ -190,14 +192,14 @@ def test_walking_back_is_worth_its_cost(make: Callable[[], tuple[fm.Model, Targe
 def test_it_stops_when_it_is_sure_and_is_as_sure_as_it_says() -> None:
     """Loose tolerances take fewer pairs; the errors are below the tolerance, and true, though it is they that stop it.
 
-    As root mean squares over photos, channels and 20 seeds, the real ones are .8 to 1.2 times those that are told.
+    As root mean squares over photos, channels and 10 seeds, the real ones are .8 to 1.2 times those that are told.
     """
     model, x = vgg(), photos(3)
     expected, pairs = exact(ask(model, x, Logit(1))), []
     for tolerance in (1.0, 0.02, 0.01):
         method = ShapCAM(orders=2000, tolerance=tolerance, exact_up_to=0)
         real, told = [], []
-        for seed in range(20):
+        for seed in range(10):
             found = method.run(model, x, Logit(1), seed=seed)
             alpha, error = coefficients(found)
             assert bool((error.amax(1) <= tolerance * alpha.abs().amax(1)).all())
@@ -302,6 +304,21 @@ def test_it_comes_nearer_to_the_values_than_lift_cam(
         for method in squares:
             squares[method] += float((coefficients_of(method(), model, x, target) - expected).square().sum())
     assert (squares[LIFTCAM] / squares[OwenCAM]) ** 0.5 > ratio
+
+
+@pytest.mark.real
+def test_on_a_real_face_embedder_it_comes_nearer_than_lift_cam(data: Path) -> None:
+    """MobileFaceNet, conv2, Similarity, 2 genuine and 2 impostor LFW pairs: nearer for each of them.
+
+    On 8 pairs, medians of .13 and .31 of the values' norm.
+    """
+    with torch.no_grad():
+        head = shapley.mobilefacenet(data, 4)
+        target = head.targets["Similarity"]
+        truth = shapley.sampled(head, 150, seed=0)["Similarity"]
+        ours, theirs = (shapley.of_method(head, target, method)[0] for method in (OwenCAM(), LIFTCAM()))
+    assert bool((shapley.distances(ours, *truth) < shapley.distances(theirs, *truth)).all())
+    assert float(shapley.distances(ours, *truth).mean() / shapley.distances(theirs, *truth).mean()) < 0.6
 
 
 def test_a_channels_own_pooling_counts_while_it_is_absent() -> None:
