@@ -29,8 +29,10 @@ TINY: dict[str, dict[str, Any]] = {
     "kernel-shap": {"segments": 6, "samples": 24},
     "lime": {"segments": 6, "samples": 24},
     "occlusion": {"patch": 0.3, "stride": 0.15},
+    "owen-cam": {"orders": 2, "levels": 2},
     "rise": {"masks": 40, "cells": 4},
     "s-rise": {"masks": 40, "cells": 4},
+    "shap-cam": {"orders": 2, "exact_up_to": 0},
     "smooth-grad": {"samples": 4},
     "xface": {"smallest": 1 / 8, "sizes": 2, "stride": 1 / 8, "fill": "mean"},
 }

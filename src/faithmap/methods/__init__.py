@@ -16,6 +16,8 @@ from faithmap.methods.masks import RISE, SRISE, CorrRISE
 from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
 from faithmap.methods.relevance import LRP, XFR, DeepLIFT, ExcitationBackprop, GuidedBackprop
+from faithmap.methods.shap import OwenCAM, ShapCAM
+from faithmap.methods.siblings import LIMECAM, LRPCAM
 from faithmap.methods.surrogates import LIME, KernelSHAP
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "FGGB",
     "LIFTCAM",
     "LIME",
+    "LIMECAM",
     "LRP",
+    "LRPCAM",
     "RISE",
     "SRISE",
     "XFR",
@@ -53,10 +57,12 @@ __all__ = [
     "LayerCAM",
     "Method",
     "Occlusion",
+    "OwenCAM",
     "Random",
     "RandomCAM",
     "Result",
     "ScoreCAM",
+    "ShapCAM",
     "SmoothGrad",
     "XFace",
     "XGradCAM",
