@@ -27,6 +27,17 @@ def classifier(module: torch.nn.Module, **settings: Any) -> fm.Classifier:
     return fm.Classifier(module, size=32, labels=["ant", "bee", "cat", "dog", "eel"], **settings)
 
 
+# All methods, the slow ones at work that is small enough for a test.
+SMALL = tuple(
+    part
+    for setting in (
+        "corrise.masks=20", "extremal-perturbation.iterations=2", "fame.iterations=2", "kernel-shap.samples=20",
+        "lime.samples=20", "rise.masks=20", "s-rise.masks=20", "smooth-grad.samples=2",
+    )
+    for part in ("--set", setting)
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three small networks as models that the command line can name."""
@@ -276,7 +287,7 @@ def test_compare_writes_one_page_and_the_maps_that_python_gives(run: Run, photo:
 @pytest.mark.parametrize(("methods", "expected"), [("grad-cam,cam", 1), ("all", 0)])
 def test_compare_tells_which_methods_refuse(run: Run, photo: Path, tmp_path: Path, methods: str, expected: int) -> None:
     """CAM behind several layers, known only once it runs: an error where it was asked for, a warning in all."""
-    small = ("--set", "fame.iterations=2") if methods == "all" else ()
+    small = SMALL if methods == "all" else ()
     code, printed, said = run("compare", photo, "-m", "deep", "--methods", methods, *small, "-o", tmp_path, "--json")
     document = json.loads(printed)
     assert (code, list(document["refused"])) == (expected, ["cam"])
@@ -348,7 +359,7 @@ def test_verify_refuses(run: Run, photo: Path, tmp_path: Path, arguments: list[s
 
 def test_verify_with_all_methods_leaves_out_those_that_cannot(run: Run, photo: Path, tmp_path: Path) -> None:
     """CAM does not know a cosine: a warning, and the others' files."""
-    ask = ("verify", photo, picture(tmp_path / "b.png"), "-m", "eyes", "--methods", "all", "--set", "fame.iterations=2")
+    ask = ("verify", photo, picture(tmp_path / "b.png"), "-m", "eyes", "--methods", "all", *SMALL)
     code, printed, said = run(*ask, "-o", tmp_path / "out", "--json")
     document = json.loads(printed)
     assert (code, list(document["refused"])) == (0, ["cam"])

@@ -199,8 +199,10 @@ def _halves(method: Method, found: Result, opposites: Target, n: int) -> tuple[R
 
 
 def warn(*attributions: Attribution) -> None:
-    """Warn of maps that say nothing, where the caller of the library stands."""
+    """Warn of maps that say nothing, where the caller of the library stands; controls never say anything."""
     for att in attributions:
+        if methods.get(att.method).control:
+            continue
         for sample in att.samples:
             if sample.degenerate:
                 message = f"{att.method} on {sample.name}: {sample.degenerate}"

@@ -56,7 +56,7 @@ def removal_curve(
         >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
         >>> model, x = fm.Classifier(net, size=8), torch.ones(1, 3, 8, 8)
         >>> removal_curve(model, x, torch.rand(1, 8, 8), fm.targets.Logit(0), fill="mean", steps=2)
-        tensor([[1., 1., 1.]])
+        tensor([[1.0000, 0.5000, 0.0000]])
     """
     model, x = require_model(model), model.check_input(x)
     asked = model.target(target, len(x))
