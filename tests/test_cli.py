@@ -31,8 +31,8 @@ def classifier(module: torch.nn.Module, **settings: Any) -> fm.Classifier:
 SMALL = tuple(
     part
     for setting in (
-        "corrise.masks=20", "extremal-perturbation.iterations=2", "fame.iterations=2", "kernel-shap.samples=20",
-        "lime.samples=20", "rise.masks=20", "s-rise.masks=20", "smooth-grad.samples=2",
+        "corrise.masks=20", "extremal-perturbation.iterations=2", "fame.iterations=2", "kernel-shap.segments=5", "kernel-shap.samples=20",
+        "lime.segments=5", "lime.samples=20", "rise.masks=20", "s-rise.masks=20", "smooth-grad.samples=2",
     )
     for part in ("--set", setting)
 )  # fmt: skip

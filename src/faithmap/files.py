@@ -31,9 +31,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.touch()
-        mode = stat.S_IMODE(
-            partial.stat().st_mode
-        )  # what the umask leaves: safetensors writes files for the owner alone
+        mode = stat.S_IMODE(partial.stat().st_mode)  # what the umask leaves; safetensors would take it from others
         write(partial)
         partial.chmod(mode)
         os.replace(partial, path)
@@ -44,4 +42,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 def save_picture(picture: Image, path: Path) -> Path:
     """Write a PNG, whole or not at all; returns its path."""
-    return write_whole(path, lambda partial: picture.save(partial, "PNG"))
+    # Large pages take seconds at the default level, for files that are hardly smaller.
+    return write_whole(path, lambda partial: picture.save(partial, "PNG", compress_level=3))
