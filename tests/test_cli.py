@@ -28,14 +28,11 @@ def classifier(module: torch.nn.Module, **settings: Any) -> fm.Classifier:
 
 
 # All methods, the slow ones at work that is small enough for a test.
-SMALL = tuple(
-    part
-    for setting in (
-        "corrise.masks=20", "extremal-perturbation.iterations=2", "fame.iterations=2", "kernel-shap.segments=5", "kernel-shap.samples=20",
-        "lime.segments=5", "lime.samples=20", "rise.masks=20", "s-rise.masks=20", "smooth-grad.samples=2",
-    )
-    for part in ("--set", setting)
-)  # fmt: skip
+SETTINGS = """
+corrise.masks=20 extremal-perturbation.iterations=2 fame.iterations=2 kernel-shap.segments=5 kernel-shap.samples=20
+lime.segments=5 lime.samples=20 rise.masks=20 s-rise.masks=20 smooth-grad.samples=2
+"""
+SMALL = [word for setting in SETTINGS.split() for word in ("--set", setting)]
 
 
 @pytest.fixture(autouse=True)

@@ -40,9 +40,9 @@ from faithmap.running import (
 )
 from faithmap.targets import FeatureLocation, Similarity
 
-COMPARED = ("lift-cam", "fame", "grad-cam", "centre-gaussian")
-"""What `compare` takes where nobody says: the flagships, the method that everybody knows, and a control to beat."""
-COMPARED_PAIRS = ("fame", "lift-cam", "grad-cam")
+COMPARED = ("lift-cam", "fame", "grad-cam", "layer-cam", "integrated-gradients", "lrp", "edges", "centre-gaussian")
+"""What `compare` takes where nobody says: the flagships, what everybody knows, of each kind, and controls to beat."""
+COMPARED_PAIRS = ("fame", "corrise", "lift-cam", "grad-cam")
 """Likewise of `compare_pair`."""
 A_PAIR = Similarity(torch.ones(1))
 """What methods are asked of a pair, as far as they can check it before the embeddings are known."""
