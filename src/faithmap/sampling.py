@@ -39,6 +39,17 @@ def generators(seed: int, method: str, ids: Sequence[str]) -> list[torch.Generat
     return made
 
 
+def seeds_of(generator: torch.Generator, count: int) -> list[int]:
+    """Seeds for draws that are made one by one, in any order and again; those of fewer draws come first among more.
+
+    Examples:
+        >>> few, many = (seeds_of(torch.Generator().manual_seed(0), count) for count in (2, 20))
+        >>> many[:2] == few
+        True
+    """
+    return torch.randint(2**62, (count,), generator=generator).tolist()
+
+
 class Moments:
     """Mean and standard error of draws that come in blocks and are not kept; sums are float64.
 

@@ -20,12 +20,22 @@ from faithmap.models.base import Model
 from tests import nets
 
 # A method that is slow with its defaults gets smaller ones here; all others run as they are.
-TINY: dict[str, dict[str, Any]] = {"fame": {"iterations": 3}}
+TINY: dict[str, dict[str, Any]] = {
+    "fame": {"iterations": 3},
+    # A grey picture is no change from the mean, and one from black.
+    "integrated-gradients": {"steps": 8, "baseline": "mean"},
+    "smooth-grad": {"samples": 4},
+}
 
 # What a method may refuse, by the network: its error must name what would work.
 REFUSED: dict[str, set[str]] = {"cam": {"vgg", "vit", "faces", "faces, dot product"}}
 # Methods that take only some targets, and what their error says of a callable.
 PICKY: dict[str, str] = {"cam": "affine"}
+
+# What is the network's own gradient, or nothing of it, has its own resolution.
+AS_GIVEN = {"gradient", "constant"}
+# Additive methods whose sum is an integral by a few steps, and how far it may be from exact.
+BY_STEPS: dict[str, float] = {"integrated-gradients": 0.05}
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "gap": nets.gap_linear,
@@ -175,7 +185,7 @@ def test_maps_are_raw_and_float32_or_better_on_the_inputs_device(name: str, net:
         assert torch.equal(maps, method(name)(model, given.to(maps.dtype), target))
 
 
-@ALL
+@pytest.mark.parametrize("name", sorted(set(available()) - AS_GIVEN))
 def test_half_precision_networks_have_maps_with_float32_resolution(name: str) -> None:
     """A map, a sum or an iterate in bfloat16 would leave only 8 significant bits."""
     net = home(name, "gap")
@@ -185,7 +195,7 @@ def test_half_precision_networks_have_maps_with_float32_resolution(name: str) ->
     assert not torch.equal(maps, maps.bfloat16().float())
 
 
-@ALL
+@pytest.mark.parametrize("name", sorted(set(available()) - {"constant"}))
 def test_bfloat16_maps_correlate_with_float32_maps(name: str) -> None:
     model, x, target = at_home(name, 8)
     full, half = (method(name)(model.configured(precision=p), x, target) for p in ("float32", "bf16"))
@@ -365,8 +375,8 @@ def test_additive_methods_report_that_their_parts_add_up(name: str, net: str) ->
     found: Result = method(name).run(model, x, target, batch_size=2)
     assert found.completeness_error is not None
     assert found.condition is not None
-    assert float(found.completeness_error.max()) < 1e-8
-    assert float(found.condition.min()) >= 1 - 1e-8
+    assert float(found.completeness_error.max()) < BY_STEPS.get(name, 1e-8)
+    assert float(found.condition.min()) >= 1 - BY_STEPS.get(name, 1e-8)
 
 
 # --- 7: wrong input

@@ -2,8 +2,9 @@
 
 from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
-from faithmap.methods.controls import CentreGaussian, Random
+from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random
 from faithmap.methods.fame import FAME
+from faithmap.methods.gradients import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.registry import available, create, get, register
 
@@ -12,11 +13,17 @@ __all__ = [
     "FAME",
     "LIFTCAM",
     "CentreGaussian",
+    "Constant",
     "Cost",
+    "Edges",
     "GradCAM",
+    "Gradient",
+    "GradientXInput",
+    "IntegratedGradients",
     "Method",
     "Random",
     "Result",
+    "SmoothGrad",
     "available",
     "create",
     "get",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -168,6 +168,31 @@ class Query:
             make: ``i (m,) -> inputs (m, 3, H, W), rows (m,)``: some of the inputs, and whose sample each is.
         """
         return self._asked(count, make, self.model.network, self.batch_size, "forward")
+
+    def input_gradients(
+        self, count: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The gradients of the scores of changed inputs, a chunk at a time: for sums, which need not keep them.
+
+        Args:
+            count: of inputs in all.
+            make: as for `input_scores`; a chunk that does not fit memory is asked for again, in halves.
+
+        Yields:
+            Which of the inputs ``(m,)``, their scores ``(m,)``, and the gradients ``(m, 3, H, W)``.
+        """
+        target = self.target  # first: it may need the outputs
+
+        def ask(i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            changed, rows = make(i)
+            changed = changed.detach().requires_grad_()
+            self.cost.forward += len(rows)
+            self.cost.backward += len(rows)
+            with torch.enable_grad():
+                scores = target.select(rows)(self.model.network(changed))
+            return i, scores.detach(), gradient(scores, changed)
+
+        return chunked(ask, count, self.batch_size)
 
     def coalition_scores(self, count: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """The scores ``(count,)`` as if the layer had returned other activations, by the tail alone.

@@ -8,6 +8,7 @@ import torch
 
 from faithmap.methods.base import Method, Query, Result
 from faithmap.methods.registry import register
+from faithmap.pixels import edges, grey
 
 
 @register("random")
@@ -66,3 +67,51 @@ class CentreGaussian(Method):
         rows, cols = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in (H, W))
         squares = rows[:, None] ** 2 + cols**2  # (H, W)
         return Result(torch.exp(-0.5 * squares / width**2).to(query.x).repeat(len(query), 1, 1))
+
+
+@register("edges")
+@dataclass(frozen=True)
+class Edges(Method):
+    """How steep the picture is: the length of Sobel's gradient of the grey picture, in pixels of [0, 1].
+
+    An explanation that looks like it may show the picture and not the network.
+
+    Source: the control of Adebayo et al. 2018, Sanity Checks for Saliency Maps, section 5.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> half = torch.zeros(1, 3, 224, 224)
+        >>> half[..., 112:] = 1
+        >>> Edges()(fm.load(), half, 0)[0, 0].nonzero().flatten().tolist()
+        [111, 112]
+    """
+
+    at_layer = True
+    control = True
+    opposite = "none"
+
+    def attribute(self, query: Query) -> Result:
+        """Of what the network sees."""
+        maps = edges(grey(query.model.to_pixels(query.x)))
+        flat = (maps == 0).flatten(1).all(dim=1).tolist()
+        return Result(maps, reasons=["the picture is of one grey" if f else "" for f in flat])
+
+
+@register("constant")
+@dataclass(frozen=True)
+class Constant(Method):
+    """The same everywhere: what a metric gives to a map that says nothing. Results flag it as the constant it is.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> bool((Constant()(fm.load(), torch.zeros(1, 3, 224, 224), 0) == 1).all())
+        True
+    """
+
+    at_layer = True
+    control = True
+    opposite = "none"
+
+    def attribute(self, query: Query) -> Result:
+        """Ones."""
+        return Result(torch.ones_like(query.x[:, 0]), reasons=["this control is meant to be"] * len(query))
