@@ -165,11 +165,13 @@ def _halves(method: Method, found: Result, opposites: Target, n: int) -> tuple[R
         return found.rows(slice(0, n)), found.rows(slice(n, None))
     if method.opposite == "none":
         return dataclasses.replace(found, notes=found.notes | {"e-": f"{method.name} has none"}), None
-    against = -found.maps if method.opposite == "negated" else found.against
+    negated = method.opposite == "negated"
+    against, error = (-found.maps, found.standard_error) if negated else (found.against, found.against_error)
     assert against is not None
-    how = "the negative of e+" if method.opposite == "negated" else "found in the run of e+"
-    notes = found.notes | {"e-": how}
-    return found, dataclasses.replace(found, maps=against, scores=1 - found.scores, target=opposites, notes=notes)
+    notes = found.notes | {"e-": "the negative of e+" if negated else "found in the run of e+"}
+    return found, dataclasses.replace(
+        found, maps=against, standard_error=error, scores=1 - found.scores, target=opposites, notes=notes
+    )
 
 
 def explain_locations(

@@ -25,6 +25,12 @@ TINY: dict[str, dict[str, Any]] = {
     # A grey picture is no change from the mean, and one from black.
     "integrated-gradients": {"steps": 8, "baseline": "mean"},
     "smooth-grad": {"samples": 4},
+    # Where a black fill is the default they hide with the mean colour: a dead picture is one of that colour.
+    "rise": {"masks": 40, "cells": 4},
+    "s-rise": {"masks": 40, "cells": 4},
+    "corrise": {"masks": 40, "fill": "mean"},
+    "occlusion": {"patch": 0.3, "stride": 0.15},
+    "xface": {"smallest": 1 / 8, "sizes": 2, "stride": 1 / 8, "fill": "mean"},
 }
 
 # What a method may refuse, by the network: its error must name what would work.

@@ -56,6 +56,8 @@ class Result:
     """What speaks against the target, ``(B, H, W)``, where the method finds it in the same run."""
     standard_error: Tensor | None = None
     """Of sampled maps, pixel by pixel, ``(B, H, W)``."""
+    against_error: Tensor | None = None
+    """Of `against`, where it is sampled."""
     coefficients: Tensor | None = None
     """The weights of the layer's channels, ``(B, C)``, where the map is a weighted sum of them."""
     coefficients_error: Tensor | None = None
@@ -390,6 +392,7 @@ def _joined(results: list[Result]) -> Result:
         scores=cat("scores"),
         against=cat("against"),
         standard_error=cat("standard_error"),
+        against_error=cat("against_error"),
         coefficients=cat("coefficients"),
         coefficients_error=cat("coefficients_error"),
         target=stack(targets, [len(result.maps) for result in results]),
