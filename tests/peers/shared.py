@@ -1,4 +1,4 @@
-"""What the comparisons share: small networks that the other libraries take, our maps of them, and derivations by hand."""
+"""What the comparisons share: small networks that the others take, our maps of them, and derivations by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import faithmap as fm
+from faithmap.methods import Result
 
 CLASSES = [3, 0, 1]
 """What the three samples of most comparisons are asked about."""
@@ -19,11 +20,11 @@ def pictures(n: int = 3) -> Tensor:
     return torch.randn(n, 3, 32, 32, dtype=torch.float64)
 
 
-def plain_net() -> nn.Sequential:
+def plain_net(channels: int = 8) -> nn.Sequential:
     """No layer works in place or is used twice; layers "2" and "3" have the input's resolution; the head has a ReLU."""
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(4), nn.Flatten(), nn.Linear(8 * 64, 12), nn.ReLU(), nn.Linear(12, 5),
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, channels, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(4), nn.Flatten(), nn.Linear(channels * 64, 12), nn.ReLU(), nn.Linear(12, 5),
     )  # fmt: skip
     return _loud(net)
 
@@ -45,8 +46,13 @@ def _loud(net: nn.Sequential) -> nn.Sequential:
 
 def raw(name: str, module: nn.Module, x: Tensor, target: Any, layer: str | None = None, **parameters: Any) -> Tensor:
     """Our maps ``(B, H, W)`` as the formula gives them."""
+    return found(name, module, x, target, layer, **parameters).maps
+
+
+def found(name: str, module: nn.Module, x: Tensor, target: Any, layer: str | None = None, **parameters: Any) -> Result:
+    """Our maps with what else is known of them."""
     model = fm.Classifier(module, size=32, target_layer=layer)
-    return fm.methods.create(name, **parameters)(model, x, target)
+    return fm.methods.create(name, **parameters).run(model, x, model.target(target, len(x)))
 
 
 def shown(maps: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""captum 0.9.0: the same maps where it is right, and which of its results are wrong."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+
+import captum.attr as peer
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import faithmap as fm
+from faithmap.pixels import superpixels
+from tests.peers.shared import CLASSES, found, pictures, plain_net, pooled_net, raw, still
+
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting forward, backward hooks")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where it is right, to rounding: float64. What it calls 0 is our "mean", the network's mean colour.
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+@pytest.mark.parametrize("make", [plain_net, pooled_net])
+def test_same_layer_maps(make: Callable[[], nn.Sequential], layer: int) -> None:
+    module, x = make(), pictures()
+    grad_cam = peer.LayerGradCam(module, module[layer]).attribute(x, target=CLASSES)
+    torch.testing.assert_close(raw("grad-cam", module, x, CLASSES, str(layer)), grad_cam[:, 0].detach())
+    product = peer.LayerGradientXActivation(module, module[layer]).attribute(x, target=CLASSES)
+    torch.testing.assert_close(raw("hires-cam", module, x, CLASSES, str(layer)), product.sum(dim=1).detach())
+
+
+def test_same_gradients() -> None:
+    module, x = plain_net(), pictures()
+    saliency = peer.Saliency(module).attribute(x, target=CLASSES)
+    torch.testing.assert_close(raw("gradient", module, x, CLASSES), saliency.amax(dim=1))
+    product = peer.InputXGradient(module).attribute(x, target=CLASSES).detach()
+    torch.testing.assert_close(raw("gradient-x-input", module, x, CLASSES), product.sum(dim=1))
+
+
+def test_same_integrated_gradients() -> None:
+    module, x = plain_net(), pictures()
+    given, off = peer.IntegratedGradients(module).attribute(x, target=CLASSES, return_convergence_delta=True, n_steps=7)
+    ours = found("integrated-gradients", module, x, CLASSES, steps=7, baseline="mean")
+    torch.testing.assert_close(ours.maps, given.sum(dim=1))
+    torch.testing.assert_close(ours.completeness_error, off.abs())
+
+
+def test_same_smooth_grad_within_its_standard_error() -> None:
+    module, x = plain_net(), pictures(1)
+    width = 0.15 * float(x.max() - x.min())
+    tunnel = peer.NoiseTunnel(peer.Saliency(module))
+    long = tunnel.attribute(x, target=3, abs=False, nt_samples=3000, nt_samples_batch_size=250, stdevs=width)
+    ours = found("smooth-grad", module, x, 3, samples=300, sigma=0.15)
+    off = (ours.maps - long.abs().amax(dim=1)) / ours.standard_error
+    sure = ours.maps > 6 * ours.standard_error  # elsewhere noise decides which channel is shown
+    assert sure.float().mean() > 0.2
+    assert off[sure].abs().quantile(0.95) < 2.5
+    assert 0.5 < off[sure].square().mean() < 2
+
+
+def test_same_occlusion() -> None:
+    """Patches that overlap, each pixel the mean over those that cover it."""
+    module, x = plain_net(), pictures()
+    given = peer.Occlusion(module).attribute(x, (3, 8, 8), (3, 4, 4), target=CLASSES, perturbations_per_eval=49)
+    ours = raw("occlusion", module, x, CLASSES, patch=8 / 32, stride=4 / 32)
+    torch.testing.assert_close(ours, given[:, 0].double(), atol=1e-4, rtol=1e-5)  # theirs is rounded to float32
+
+
+def test_same_shapley_values_of_superpixels() -> None:
+    """Theirs by all 720 orders of six segments, ours by all 62 coalitions."""
+    module, x = plain_net(), pictures(2)
+    pieces = superpixels(fm.Classifier(module, size=32).to_pixels(x), 6)
+    shapley = peer.ShapleyValues(module)
+    given = [
+        shapley.attribute(x[i][None], 0.0, k, feature_mask=pieces[i][None, None], perturbations_per_eval=720)
+        for i, k in enumerate([3, 0])
+    ]
+    ours = found("kernel-shap", module, x, [3, 0], segments=6, samples=62, fill="mean")
+    assert ours.notes["coalitions"] == "all 62"
+    torch.testing.assert_close(ours.maps, torch.cat(given)[:, 0])
+
+
+def test_same_shapley_values_of_channels() -> None:
+    """Theirs by all 120 orders of five channels of the head's input, ours by all coalitions."""
+    module, x = plain_net(channels=5), pictures()
+    channel = torch.arange(5)[None, :, None, None].repeat(1, 1, 32, 32)
+    shapley = peer.ShapleyValues(module[4:])
+    given = shapley.attribute(module[:4](x).detach(), 0.0, CLASSES, feature_mask=channel, perturbations_per_eval=100)
+    ours = found("shap-cam", module, x, CLASSES, "3")
+    torch.testing.assert_close(ours.coefficients, given[:, :, 0, 0])
+
+
+def test_same_effect_of_each_channel() -> None:
+    module, x = plain_net(), pictures()
+    channel = torch.arange(8)[None, :, None, None].expand(1, 8, 32, 32)
+    ablation = peer.LayerFeatureAblation(module, module[3])
+    given = ablation.attribute(x, target=CLASSES, layer_mask=channel)[:, :, 0, 0]
+    scores = module(x)[range(3), CLASSES].abs()
+    torch.testing.assert_close(found("ablation-cam", module, x, CLASSES, "3").coefficients, given / scores[:, None])
+
+
+@pytest.mark.parametrize("layer", [2, 3])
+def test_same_deep_lift_of_a_layer(layer: int) -> None:
+    """ReLU modules, each used once, and max-pooling: there theirs is complete, and its sums are LIFT-CAM's weights."""
+    module, x = plain_net(), pictures()
+    module[0].bias.data.zero_()
+    module[2].bias.data.zero_()  # the layer is 0 where the picture is 0: their reference is ours
+    given = peer.LayerDeepLift(module, module[layer]).attribute(x, target=CLASSES)
+    torch.testing.assert_close(found("lift-cam", module, x, CLASSES, str(layer)).coefficients, given.sum(dim=(2, 3)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where it is wrong.
+
+
+def curved(activation: Callable[[], nn.Module], norm: bool = False) -> nn.Sequential:
+    """A convolution "0", and a head with two activations, and a layer norm if wanted."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), activation(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+        nn.LayerNorm(128) if norm else nn.Identity(), nn.Linear(128, 12), activation(), nn.Linear(12, 5),
+    ).double().eval()  # fmt: skip
+
+
+def rescaled(layers: Sequence[nn.Module], A: Tensor, classes: list[int]) -> Tensor:
+    """DeepLIFT-Rescale against 0, by hand: delta out / delta in through activations, the weights through the rest."""
+    steps = []
+    a, a0 = A, torch.zeros_like(A)
+    for layer in layers:
+        steps.append((layer, a, a0))
+        a, a0 = layer(a), layer(a0)
+    m = F.one_hot(torch.tensor(classes), a.shape[1]).to(a)
+    for layer, a, a0 in reversed(steps):
+        if isinstance(layer, (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)):
+            m = torch.autograd.functional.vjp(layer, a, m)[1]
+        else:
+            m = m * (layer(a) - layer(a0)) / (a - a0)
+    return m * A
+
+
+def off_by(parts: Tensor, module: nn.Module, A: Tensor, classes: list[int]) -> Tensor:
+    """How far parts ``(B, ...)`` are from adding up to y(A) - y(0), as a share of it."""
+    change = (module(A) - module(torch.zeros_like(A)))[range(len(A)), classes]
+    return ((parts.flatten(1).sum(dim=1) - change) / change).abs().detach()
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.PReLU])
+def test_deep_lift_through_activations_it_does_not_know(activation: Callable[[], nn.Module]) -> None:
+    """Incomplete by a tenth and more; the warning that it gives with every network does not name them."""
+    module, x = curved(activation), 3 * pictures()
+    A, head = module[0](x).detach(), module[1:]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        given = peer.DeepLift(head).attribute(A, target=CLASSES)
+    missing = off_by(given, head, A, CLASSES)
+    silent = not any(activation.__name__ in str(warning.message) for warning in said)
+    still(bool((missing > 0.02).all()) and silent, f"DeepLift is incomplete through {activation.__name__}, silently")
+    by_hand = rescaled(head, A, CLASSES).detach()
+    assert (off_by(by_hand, head, A, CLASSES) < 1e-9).all()
+    ours = found("lift-cam", module, x, CLASSES, "0")
+    torch.testing.assert_close(ours.coefficients, by_hand.sum(dim=(2, 3)), rtol=1e-3, atol=1e-5)
+    assert (off_by(ours.coefficients, head, A, CLASSES) < 1e-7).all()
+
+
+def test_deep_lift_through_a_layer_norm() -> None:
+    module, x = curved(nn.ReLU, norm=True), pictures()
+    A, head = module[0](x).detach(), module[1:]
+    missing = off_by(peer.DeepLift(head).attribute(A, target=CLASSES), head, A, CLASSES)
+    still(bool((missing > 0.02).all()), "DeepLift is incomplete through LayerNorm")
+    ours = found("lift-cam", module, x, CLASSES, "0")
+    assert (off_by(ours.coefficients, head, A, CLASSES) < 1e-7).all()
+
+
+class Reused(nn.Module):
+    """`curved(nn.ReLU)` with one ReLU for both places, as a module or as a function."""
+
+    def __init__(self, like: nn.Sequential, functional: bool) -> None:
+        super().__init__()
+        self.conv, self.fc1, self.fc2 = copy.deepcopy(like[0]), copy.deepcopy(like[5]), copy.deepcopy(like[7])
+        self.relu = F.relu if functional else nn.ReLU()
+
+    def head(self, a: Tensor) -> Tensor:
+        return self.fc2(self.relu(self.fc1(F.adaptive_avg_pool2d(self.relu(a), 4).flatten(1))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x))
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_deep_lift_through_one_relu_for_all_places(functional: bool) -> None:
+    """Unseen as a function, an error as a module: the same network with modules of its own is the truth."""
+    module, x = curved(nn.ReLU), pictures()
+    same = Reused(module, functional).eval()
+    torch.testing.assert_close(same(x), module(x))
+    truth = peer.DeepLift(module).attribute(x, target=CLASSES)
+    assert (off_by(truth, module, x, CLASSES) < 1e-9).all()
+    if functional:
+        missing = off_by(peer.DeepLift(same).attribute(x, target=CLASSES), module, x, CLASSES)
+        still(bool((missing > 0.02).all()), "DeepLift does not see a functional ReLU")
+    else:
+        try:
+            peer.DeepLift(same).attribute(x, target=CLASSES)
+        except RuntimeError as error:
+            still("used more than once" in str(error) or "input/output attributes" in str(error), "an error by DeepLift")
+        else:
+            still(False, "DeepLift raises where one ReLU is used twice")
+    expected = found("lift-cam", module, x, CLASSES, "0").coefficients
+    torch.testing.assert_close(found("lift-cam", same, x, CLASSES, "conv").coefficients, expected)
+    torch.testing.assert_close(raw("deep-lift", same, x, CLASSES), truth.sum(dim=1))
