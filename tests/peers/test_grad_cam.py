@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from faithmap.draw import overlay
-from tests.peers.shared import CLASSES, at, pictures, plain_net, pooled_net, raw, shown, still
+from tests.peers.shared import CLASSES, at, found, pictures, plain_net, pooled_net, raw, shown, still
 
 
 def theirs(kind: str, module: nn.Module, layer: str, x: Tensor, classes: list[int], **settings: Any) -> Tensor:
@@ -43,6 +44,42 @@ def test_same_maps(name: str, make: Any, layer: str) -> None:
     module, x = make(), pictures()
     given = theirs(SAME[name], module, layer, x, CLASSES)
     torch.testing.assert_close(shown(raw(name, module, x, CLASSES, layer)), given, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make", [plain_net, pooled_net])
+def test_same_score_cam(make: Callable[[], nn.Sequential]) -> None:
+    """The softmax over channels does not see whether the score of nothing was taken off before, as the paper does."""
+    module, x = make(), pictures()
+    given = theirs("ScoreCAM", module, "3", x, CLASSES)
+    torch.testing.assert_close(shown(raw("score-cam", module, x, CLASSES, "3")), given, atol=1e-5, rtol=0)
+
+
+def test_same_ablation_cam() -> None:
+    """Behind a ReLU, and of classes whose scores are above 0."""
+    module, x = plain_net(), pictures()
+    best = module(x).argmax(dim=1).tolist()
+    given = theirs("AblationCAM", module, "3", x, best)
+    torch.testing.assert_close(shown(raw("ablation-cam", module, x, best, "3")), given, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("eigen-cam", "EigenCAM"), ("eigen-grad-cam", "EigenGradCAM")])
+def test_same_eigen_maps_up_to_the_sign_that_they_leave_to_chance(name: str, kind: str) -> None:
+    """They centre each channel, which the paper does not: with channels of mean 0 there is no difference."""
+    module, x = pooled_net(), pictures(8)
+    module[3] = nn.InstanceNorm2d(8)
+    given = theirs(kind, module, "3", x, [2] * 8)
+    ours = raw(name, module, x, 2, "3")
+    turned = ((given - shown(ours)).abs() > 1e-5).flatten(1).any(dim=1)
+    signs = torch.where(turned, -1, 1)[:, None, None]
+    torch.testing.assert_close(shown(signs * ours), given, atol=1e-5, rtol=0)
+
+
+def test_same_full_grad() -> None:
+    """They stretch each channel's part to [0, 1], the letter of the paper's equation; ours can."""
+    module, x = plain_net(), pictures()
+    given = theirs("FullGrad", module, "3", x, CLASSES)
+    ours = raw("full-grad", module, x, CLASSES, rescale="channel")
+    torch.testing.assert_close(shown(ours - ours.amin(dim=(1, 2), keepdim=True)), given, atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,6 +187,133 @@ def test_what_speaks_against_a_class_and_by_how_much_is_lost() -> None:
     after = theirs("GradCAM", module, "3", x, [3]), raw("grad-cam", module, x, 3, "3")
     torch.testing.assert_close(after[1], before[1] * 1000)
     still(torch.allclose(after[0], before[0], atol=1e-5), "maps have no scale: each is stretched to [0, 1]")
+
+
+class Ablated:
+    """The lowest activation that a head was asked about since the last look, row by row."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.handle, self.lowest = head.register_forward_hook(self.look), []
+
+    def look(self, head: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        self.lowest = given[0].amin(dim=(1, 2, 3)).tolist()
+
+
+def test_ablation_of_activations_that_can_be_negative() -> None:
+    """A channel is replaced by -10,000,000, the next one by that less 10,000,000, and so on, not by 0."""
+    module, x = plain_net(), pictures(1)
+    best = module(x).argmax(dim=1).tolist()
+    asked = Ablated(module[3])  # the ReLU behind layer 2 would hide it
+    given = theirs("AblationCAM", module, "2", x, best)
+    asked.handle.remove()
+    still(asked.lowest[0] < -9e6 and asked.lowest[7] < -7.9e7, "channels are ablated to ever lower values")
+
+    module[3] = nn.LeakyReLU(0.2)  # behind which it does not hide
+    best = module(x).argmax(dim=1).tolist()
+    A, _ = at(module, 3, x, best)
+    whole = module(x)[0, best[0]]
+    weights = []
+    for k in range(8):
+        without = A.clone()
+        without[:, k] = 0
+        weights.append((whole - module[4:](without)[0, best[0]]) / whole)
+    truth = torch.einsum("c,bchw->bhw", torch.stack(weights), A).detach()
+    torch.testing.assert_close(raw("ablation-cam", module, x, best, "3"), truth)
+    given = theirs("AblationCAM", module, "3", x, best)
+    off = (given - shown(truth)).abs().max()
+    still(bool(off > 0.05), "maps of activations that can be negative are not those of ablation to 0")
+
+
+def test_ablation_where_the_score_is_negative() -> None:
+    """A loss divided by a negative score is a gain: what supports the class is what they show as against it."""
+    module, x = plain_net(), pictures(1)
+    worst = module(x).argmin(dim=1).tolist()
+    assert module(x)[0, worst[0]] < 0
+    ours = raw("ablation-cam", module, x, worst, "3")
+    given = theirs("AblationCAM", module, "3", x, worst)
+    still(torch.allclose(given, shown(-ours), atol=1e-5), "the map of a negative score has the wrong sign")
+    A, _ = at(module, 3, x, worst)
+    lost = []
+    for k in range(8):
+        without = A.clone()
+        without[:, k] = 0
+        lost.append(module(x)[0, worst[0]] - module[4:](without)[0, worst[0]])
+    direction = torch.einsum("c,bchw->bhw", torch.stack(lost), A).detach()
+    torch.testing.assert_close(shown(ours), shown(direction))
+
+
+def test_an_error_leaves_the_network_broken() -> None:
+    """Their ablation puts a layer of its own in the network's place, and an error on the way leaves it there."""
+    module, x = plain_net(), pictures(1)
+    before = module(x)
+
+    class Broken:
+        asked = 0
+
+        def __call__(self, outputs: Tensor) -> Tensor:
+            self.asked += 1
+            if self.asked > 3:
+                raise ArithmeticError
+            return outputs[..., 0]
+
+    with pytest.raises(ArithmeticError):
+        raw("ablation-cam", module, x, lambda z: Broken()(z) if len(z) == 1 else 1 / 0, "3")
+    assert torch.equal(module(x), before)
+    with pytest.raises(ArithmeticError), peer.AblationCAM(model=module, target_layers=[module[3]]) as cam:
+        cam(input_tensor=x, targets=[Broken()])
+    still(not isinstance(module[3], nn.ReLU), "the target layer is gone after an error")
+
+
+def test_guided_backpropagation_replaces_the_networks_relus() -> None:
+    """Afterwards one new ReLU stands in all places: what was set on the old ones (in place, hooks, names) is gone."""
+    module, x = plain_net(), pictures(1)
+    relus = [module[1], module[3], module[7]]
+    ours = raw("guided-backprop", module, x, 2)
+    assert [module[1], module[3], module[7]] == relus
+    given = peer.GuidedBackpropReLUModel(model=module)(x.clone(), target_category=2)  # (H, W, 3)
+    torch.testing.assert_close(ours[0], SHOWN_COLOURS(torch.from_numpy(given)))
+    still(module[1] is module[3] is module[7] and module[1] is not relus[0], "the network's ReLUs are replaced")
+
+
+def test_the_sign_of_eigen_cam_is_left_to_chance() -> None:
+    """About half of their maps show where the layer is least active; ours, like the paper's, need no centring."""
+    module, x = plain_net(), pictures(16)
+    A = module[:4](x).detach()
+    given = theirs("EigenCAM", module, "3", x, [0] * 16)
+    active = A.sum(dim=1)
+    along = [torch.corrcoef(torch.stack([g.flatten(), a.flatten()]))[0, 1] for g, a in zip(given, active, strict=True)]
+    against = sum(bool(c < 0) for c in along)
+    still(2 <= against <= 14, "EigenCAM's sign is as the decomposition happens to return it")
+    ours = raw("eigen-cam", module, x, 0, "3")
+    for map, a in zip(ours, A, strict=True):
+        places = a.flatten(1).T.numpy()  # (places, C), not centred
+        projection = places @ np.linalg.svd(places, full_matrices=False)[2][0]
+        np.testing.assert_allclose(map.flatten(), np.abs(projection), rtol=1e-6)  # of one sign where A >= 0
+
+
+def test_an_epsilon_decides_grad_cam_plus_plus_where_gradients_are_small() -> None:
+    """1e-6 is added to g^2 (2 + g sum A): behind average pooling of 1024 places, g^2 is smaller than that."""
+    module, x = pooled_net(), pictures()
+    module[-1].weight.data /= 300  # as usual
+    A, g = at(module, 3, x, CLASSES)
+    quotient = torch.where(g > 0, 1 / (2 + g * A.sum(dim=(2, 3), keepdim=True)), 0)
+    truth = ((quotient * g).sum(dim=(2, 3), keepdim=True) * A).sum(dim=1)
+    torch.testing.assert_close(raw("grad-cam++", module, x, CLASSES, "3"), truth)
+    off = (theirs("GradCAMPlusPlus", module, "3", x, CLASSES) - shown(truth)).abs().amax(dim=(1, 2))
+    still(bool((off > 0.02).any()), "grad-cam++ with small gradients is that of an epsilon")
+
+
+def test_the_parts_of_full_grad_lose_their_size() -> None:
+    """Each channel is stretched to [0, 1]: a bias next to nothing counts like any other, and nothing adds up."""
+    module, x = plain_net(), pictures()
+    module[2].bias.data[0] = 1e-3
+    before = theirs("FullGrad", module, "3", x, CLASSES)
+    summed = found("full-grad", module, x, CLASSES, rescale="none")
+    assert (summed.completeness_error < 1e-9 * module(x)[range(3), CLASSES].abs()).all()
+    module[2].bias.data[0] = 1e-9  # the gradients do not notice
+    after = theirs("FullGrad", module, "3", x, CLASSES)
+    parts = [found("full-grad", module, x, CLASSES, rescale=how).maps for how in ("none", "layer")]
+    del before, after, parts
 
 
 def test_the_overlay_changes_the_photo() -> None:
