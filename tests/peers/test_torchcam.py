@@ -35,8 +35,9 @@ SAME = {"grad-cam": "GradCAM", "xgrad-cam": "XGradCAM", "layer-cam": "LayerCAM",
 @pytest.mark.parametrize("name", SAME)
 def test_same_maps(name: str, make: Any, layer: str) -> None:
     module, x = make(), pictures()
+    module[-1].weight.data /= 300  # or the softmax of score-cam has a single winner
     given = theirs(SAME[name], module, layer, x, CLASSES)
-    torch.testing.assert_close(raw(name, module, x, CLASSES, layer).clamp_min(0), given, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(raw(name, module, x, CLASSES, layer).clamp_min(0), given, atol=1e-9, rtol=1e-5)
 
 
 def test_same_cam() -> None:
