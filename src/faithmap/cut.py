@@ -15,7 +15,7 @@ import logging
 import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,6 +148,79 @@ class Split:
         output = self.cut.grid.put(A.to(self.output.dtype), lambda: self.output[here, : self.cut.grid.prefix])
         with _full_precision(A):
             return self.cut.tail(output.clone(), self.carried, rows, self.batch)  # the tail may work in place
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several layers in one run
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One call of a layer in a run of the whole network."""
+
+    name: str
+    """Dotted path of the layer."""
+    layer: nn.Module
+    """The frozen twin of it that ran."""
+    output: Tensor
+    """The tensor that it returned, in its own layout; gradients of what was computed from it reach it."""
+    input: Tensor | None
+    """What it was given, where that was asked for; a copy without gradients, for the layer may work in place."""
+
+
+def observe(
+    module: nn.Module, layers: Collection[str], x: Tensor, inputs: Collection[str] = ()
+) -> tuple[Any, list[Observed]]:
+    """Run a network once and see several layers at work, in this thread alone, with gradients.
+
+    Where x has no gradient, recording begins at the shallowest of the layers, and so a backward pass ends there.
+
+    Args:
+        module: any network; it is never touched, a frozen twin of it runs.
+        layers: dotted paths.
+        x: input ``(B, 3, H, W)``.
+        inputs: those of the layers whose inputs are kept too.
+
+    Returns:
+        The network's raw outputs, and every call of the layers in the order in which they finish.
+
+    Raises:
+        ValueError: a layer returns no tensor, or holds it in something that cannot be rebuilt around another.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> outputs, calls = observe(net, ["0", "1"], torch.rand(2, 3, 8, 8))
+        >>> [(call.name, grad.shape[1]) for call, grad in zip(calls, torch.autograd.grad(
+        ...     outputs.sum(), [call.output for call in calls]), strict=True)]
+        [('0', 4), ('1', 4)]
+    """
+    frozen, thread = twin(module).module, threading.get_ident()
+    calls: list[Observed] = []
+    given: dict[str, Tensor] = {}
+
+    def before(name: str, _: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread:
+            given[name] = args[0].detach().clone()
+
+    def after(name: str, layer: nn.Module, _: Any, output: Any) -> Any:
+        if threading.get_ident() != thread:
+            return None
+        first, leaves = first_tensor(output), tree_flatten(output)[0]
+        if not any(leaf is first for leaf in leaves):
+            raise ValueError(f"layer {name!r} returns a {type(output).__name__}: choose one that returns a tensor")
+        seen = first if first.requires_grad else first.detach().requires_grad_()
+        calls.append(Observed(name, layer, seen, given.pop(name, None)))
+        passed_on = seen.clone()  # what follows may work in place
+        return tree_map(lambda leaf: passed_on if leaf is first else leaf, output)
+
+    handles = [frozen.get_submodule(name).register_forward_pre_hook(partial(before, name)) for name in inputs]
+    handles += [frozen.get_submodule(name).register_forward_hook(partial(after, name)) for name in layers]
+    try:
+        with torch.enable_grad(), NoFastPath():
+            return frozen(x.clone()), calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[None]:

@@ -42,6 +42,10 @@ PICKY: dict[str, str] = {"cam": "affine"}
 AS_GIVEN = {"gradient", "constant"}
 # Additive methods whose sum is an integral by a few steps, and how far it may be from exact.
 BY_STEPS: dict[str, float] = {"integrated-gradients": 0.05}
+# Methods that explain what a layer sees, whatever the target: a target that says nothing leaves them their maps.
+TARGETLESS = {"eigen-cam"}
+# Networks with parts whose share an additive method does not know: its error is reported there, and is not small.
+INCOMPLETE: dict[str, set[str]] = {"full-grad": {"vit"}}
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "gap": nets.gap_linear,
@@ -68,7 +72,9 @@ ALL = pytest.mark.parametrize("name", available())
 ON_ALL = pytest.mark.parametrize(
     ("name", "net"), [(name, net) for name in available() for net in NETS if net not in refused(name)]
 )
-EXPLAINING = pytest.mark.parametrize("name", [name for name in available() if not get(name).control])
+EXPLAINING = pytest.mark.parametrize(
+    "name", [name for name in available() if not (get(name).control or name in TARGETLESS)]
+)
 OF_CLASSES = pytest.mark.parametrize("name", [name for name in available() if not get(name).faces])
 
 
@@ -381,7 +387,8 @@ def test_additive_methods_report_that_their_parts_add_up(name: str, net: str) ->
     found: Result = method(name).run(model, x, target, batch_size=2)
     assert found.completeness_error is not None
     assert found.condition is not None
-    assert float(found.completeness_error.max()) < BY_STEPS.get(name, 1e-8)
+    complete = float(found.completeness_error.max()) < BY_STEPS.get(name, 1e-8)
+    assert complete == (net not in INCOMPLETE.get(name, set()))
     assert float(found.condition.min()) >= 1 - BY_STEPS.get(name, 1e-8)
 
 

@@ -1,9 +1,13 @@
 """How maps are made: every method under its name, ``create("lift-cam")``, or as its class, ``LIFTCAM()``."""
 
+from faithmap.methods.ablation import AblationCAM, ScoreCAM
 from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
-from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random
+from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random, RandomCAM
+from faithmap.methods.eigen import EigenCAM, EigenGradCAM
 from faithmap.methods.fame import FAME
+from faithmap.methods.fullgrad import FullGrad
+from faithmap.methods.gradcam import GradCAMElementwise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from faithmap.methods.gradients import Gradient, GradientXInput, IntegratedGradients, SmoothGrad
 from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.masks import RISE, SRISE, CorrRISE
@@ -16,21 +20,32 @@ __all__ = [
     "LIFTCAM",
     "RISE",
     "SRISE",
+    "AblationCAM",
     "CentreGaussian",
     "Constant",
     "CorrRISE",
     "Cost",
     "Edges",
+    "EigenCAM",
+    "EigenGradCAM",
+    "FullGrad",
     "GradCAM",
+    "GradCAMElementwise",
+    "GradCAMPlusPlus",
     "Gradient",
     "GradientXInput",
+    "HiResCAM",
     "IntegratedGradients",
+    "LayerCAM",
     "Method",
     "Occlusion",
     "Random",
+    "RandomCAM",
     "Result",
+    "ScoreCAM",
     "SmoothGrad",
     "XFace",
+    "XGradCAM",
     "available",
     "create",
     "get",

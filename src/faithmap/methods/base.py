@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faithmap.batching import Progress, chunked, default_batch
-from faithmap.cut import Cut, Split, cut
+from faithmap.cut import Cut, Observed, Split, cut, observe
 from faithmap.models.base import Model, require_model
 from faithmap.models.face import FaceEmbedder
 from faithmap.rules import gradient
@@ -65,7 +65,8 @@ class Result:
     completeness_error: Tensor | None = None
     """For additive methods ``|sum of contributions - (y(A) - y(0))|``, ``(B,)``."""
     condition: Tensor | None = None
-    """How badly that sum is conditioned: ``sum of |contributions| / |y(A) - y(0)|``, ``(B,)``."""
+    """How badly that sum is conditioned: ``sum of |contributions| / |y(A) - y(0)|``, ``(B,)``; methods that divide by a
+    sum report how much of it cancels, in the same way."""
     reasons: Sequence[str] = ()
     """What a sample's map would be constant or undefined for, where the method knows; "" elsewhere."""
     layer: str | None = None
@@ -161,6 +162,27 @@ class Query:
         self.__dict__.setdefault("scores", scores.detach())
         self.cost.tail_backward += len(self)
         return gradient(scores, A).to(self.x.dtype)
+
+    def observe(
+        self, layers: Collection[str], x: Tensor | None = None, inputs: Collection[str] = ()
+    ) -> tuple[Tensor, Any, list[Observed]]:
+        """The scores, the raw outputs and the calls of some layers in one forward of the whole network, with gradients.
+
+        Args:
+            layers: dotted paths.
+            x: the samples themselves, where gradients have to reach them.
+            inputs: those of the layers whose inputs are kept too.
+        """
+        with self.model.autocast():
+            outputs, calls = observe(
+                self.model.module, layers, (self.x if x is None else x).to(self.model.dtype), inputs
+            )
+        self.cost.forward += len(self)
+        self.__dict__.setdefault("outputs", _detached(outputs))
+        with torch.enable_grad():
+            scores = self.target(outputs)
+        self.__dict__.setdefault("scores", scores.detach())
+        return scores, outputs, calls
 
     def input_scores(self, count: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """The scores ``(count,)`` of changed inputs, which exist a chunk at a time.

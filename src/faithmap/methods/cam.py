@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class ActivationMap(Method):
     layer: str | None = None
 
     signed = True
-    opposite = "negated"
+    opposite: ClassVar[Literal["asked", "negated", "found", "none"]] = "negated"
 
     def attribute(self, query: Query) -> Result:
         """The sum, by the method's weights."""
@@ -106,6 +107,15 @@ def why_constant(query: Query, weights: Tensor) -> list[str]:
         f"all activations of {layer} are 0" if d else f"the target does not depend on {layer}" if u else ""
         for d, u in zip(dead, unmoved, strict=True)
     ]
+
+
+def explained(found: Result, which: Tensor, reason: str) -> Result:
+    """The result with a reason for some samples ``(B,)``; dead activations stay the reason where they are."""
+    reasons = [
+        reason if here and "activations of layer" not in known else known
+        for here, known in zip(which.tolist(), found.reasons, strict=True)
+    ]
+    return dataclasses.replace(found, reasons=reasons)
 
 
 def class_weights(query: Query) -> Tensor | None:

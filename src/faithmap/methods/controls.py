@@ -1,12 +1,14 @@
-"""Controls: maps that know nothing of the network. A method that does not beat them has shown nothing."""
+"""Controls: maps that know nothing of the network or its answer. A method that does not beat them has shown nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.cam import ActivationMap
 from faithmap.methods.registry import register
 from faithmap.pixels import edges, grey
 
@@ -32,6 +34,34 @@ class Random(Method):
         H, W = query.x.shape[-2:]
         maps = torch.stack([torch.rand(H, W, generator=g) for g in query.generators(self.name)])
         return Result(maps.to(query.x))
+
+
+@register("random-cam")
+@dataclass(frozen=True)
+class RandomCAM(ActivationMap):
+    """Channels of the target layer weighed at random, uniformly in [-1, 1]: what the weights of a CAM have to beat.
+
+    It sees where the layer is active, as every class activation map does, and knows nothing of the target.
+
+    Args:
+        layer: target layer; the model's by default.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> model, x = fm.load(), torch.rand(1, 3, 224, 224)
+        >>> torch.equal(RandomCAM()(model, x, 1), RandomCAM()(model, x, 2))
+        True
+    """
+
+    signed = False
+    control = True
+    opposite = "none"
+
+    def weights(self, query: Query) -> Tensor:
+        """From each sample's own generator."""
+        C = query.split.A.shape[1]
+        drawn = [torch.rand(C, generator=g, dtype=torch.float64) for g in query.generators(self.name)]
+        return (2 * torch.stack(drawn) - 1).to(query.x.device)
 
 
 @register("centre-gaussian")

@@ -26,7 +26,18 @@ is then m * A::
 from __future__ import annotations
 
 from faithmap.rules.deeplift import DEEPLIFT
-from faithmap.rules.engine import Interpreter, Linearised, Pair, Rule, Rules, gradient, linearise, plain, with_gradient
+from faithmap.rules.engine import (
+    Interpreter,
+    Linearised,
+    Pair,
+    Rule,
+    Rules,
+    gradient,
+    gradients,
+    linearise,
+    plain,
+    with_gradient,
+)
 from faithmap.rules.graphs import record
 from faithmap.rules.heads import LinearHead, linear_head
 
@@ -39,6 +50,7 @@ __all__ = [
     "Rule",
     "Rules",
     "gradient",
+    "gradients",
     "linear_head",
     "linearise",
     "plain",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -89,9 +89,14 @@ def _plain_gradient(function: Callable[[Tensor], Tensor], A: Tensor, reference: 
 
 def gradient(scores: Tensor, of: Tensor) -> Tensor:
     """The gradient of each sample's score; zero where it does not depend on ``of``, which a map's reason then tells."""
+    return gradients(scores, [of])[0]
+
+
+def gradients(scores: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
+    """`gradient` to several tensors, in one backward pass."""
     if not scores.requires_grad:
-        return torch.zeros_like(of)
-    return torch.autograd.grad(scores, of, torch.ones_like(scores), materialize_grads=True)[0]
+        return [torch.zeros_like(one) for one in of]
+    return list(torch.autograd.grad(scores, of, torch.ones_like(scores), materialize_grads=True))
 
 
 class Interpreter:
