@@ -78,6 +78,12 @@ class Moments:
         self.mean = self.mean.to(mean) + shift * n / total
         self.count = total
 
+    def select(self, rows: Tensor) -> Moments:
+        """Those of some entries of a draw's first dimension: an index or bool tensor."""
+        some, here = Moments(), rows.to(self.mean.device)
+        some.count, some.mean, some._squares = self.count, self.mean[here], self._squares[here]
+        return some
+
     @property
     def standard_error(self) -> Tensor:
         """Of the mean, ``(...)``; infinite for a single draw."""

@@ -31,6 +31,8 @@ TINY: dict[str, dict[str, Any]] = {
     "corrise": {"masks": 40, "fill": "mean"},
     "occlusion": {"patch": 0.3, "stride": 0.15},
     "xface": {"smallest": 1 / 8, "sizes": 2, "stride": 1 / 8, "fill": "mean"},
+    "owen-cam": {"orders": 2, "levels": 2},
+    "shap-cam": {"orders": 2, "exact_up_to": 0},
 }
 
 # What a method may refuse, by the network: its error must name what would work.

@@ -13,11 +13,13 @@ from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.masks import RISE, SRISE, CorrRISE
 from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
 
 __all__ = [
     "CAM",
     "FAME",
     "LIFTCAM",
+    "LIMECAM",
     "RISE",
     "SRISE",
     "AblationCAM",
@@ -39,10 +41,12 @@ __all__ = [
     "LayerCAM",
     "Method",
     "Occlusion",
+    "OwenCAM",
     "Random",
     "RandomCAM",
     "Result",
     "ScoreCAM",
+    "ShapCAM",
     "SmoothGrad",
     "XFace",
     "XGradCAM",
