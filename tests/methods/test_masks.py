@@ -151,8 +151,8 @@ print(peaks[1] - peaks[0])
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_rise_is_the_mean_of_masks_weighted_by_their_scores(batch_size: int) -> None:
     module, x = nets.VGGLike().double().eval(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    method, classes = RISE(masks=70, cells=4, keep=0.3), [4, 0, 2]
-    found = method.run(fm.Classifier(module, size=32), x, Probability(classes), seed=2, batch_size=batch_size)
+    model, method, classes = fm.Classifier(module, size=32), RISE(masks=70, cells=4, keep=0.3), [4, 0, 2]
+    found = method.run(model, x, Probability(classes), seed=2, batch_size=batch_size)
     masks = masks_of(method, x, seed=2)
     scores = literal_scores(module, x, masks, 0.0, lambda b, z: z.softmax(dim=1)[0, classes[b]])
     for b in range(3):
@@ -161,6 +161,13 @@ def test_rise_is_the_mean_of_masks_weighted_by_their_scores(batch_size: int) -> 
         assert found.standard_error is not None
         torch.testing.assert_close(found.standard_error[b], draws.std(dim=0) / 70**0.5)
     assert found.cost.forward == 3 * 71
+    centred = dataclasses.replace(method, centred=True).run(model, x, Probability(classes), seed=2)
+    for b in range(3):
+        mean = scores[:, b].mean()
+        draws = torch.stack([(scores[i, b] - mean) * masks[i] / 0.3 for i in range(70)])
+        torch.testing.assert_close(centred.maps[b], mean + draws.mean(dim=0))
+        assert centred.standard_error is not None
+        torch.testing.assert_close(centred.standard_error[b], draws.std(dim=0) / 70**0.5)
 
 
 def linear(side: int) -> tuple[fm.Classifier, Tensor]:
@@ -169,7 +176,8 @@ def linear(side: int) -> tuple[fm.Classifier, Tensor]:
     return fm.Classifier(nn.Sequential(nn.Flatten(), head), size=side), head.weight.detach().view(3, side, side)
 
 
-def test_on_a_linear_network_rise_tends_to_smoothed_products_not_to_the_weights() -> None:
+@pytest.mark.parametrize("centred", [False, True])
+def test_on_a_linear_network_rise_tends_to_smoothed_products_not_to_the_weights(centred: bool) -> None:
     """It is keep y + 1/keep sum_j cov(m_i, m_j) w_j x_j, the covariance being that of independent cells."""
     side, cells, keep = 12, 3, 0.4
     model, w = linear(side)
@@ -184,7 +192,7 @@ def test_on_a_linear_network_rise_tends_to_smoothed_products_not_to_the_weights(
     expected = keep * products.sum(dim=1, keepdim=True) + products @ covariance / keep
     squares, far = [], []
     for seed in range(12):  # all pictures and pixels share one seed's masks
-        found = RISE(masks=500, cells=cells, keep=keep).run(model, x, 0, seed=seed)
+        found = RISE(masks=500, cells=cells, keep=keep, centred=centred).run(model, x, 0, seed=seed)
         assert found.standard_error is not None
         for truth, into in ((expected, squares), (w.sum(dim=0).flatten(), far)):
             into.append(((found.maps.flatten(1) - truth) / found.standard_error.flatten(1)).square().mean())
@@ -193,8 +201,12 @@ def test_on_a_linear_network_rise_tends_to_smoothed_products_not_to_the_weights(
 
 
 @pytest.mark.parametrize(
-    "method", [RISE(masks=300, cells=4), CorrRISE(masks=300), CorrRISE(masks=300, correlation="pearson")]
-)
+    "method",
+    [
+        RISE(masks=300, cells=4), RISE(masks=300, cells=4, centred=True),
+        CorrRISE(masks=300), CorrRISE(masks=300, correlation="pearson"),
+    ],
+)  # fmt: skip
 def test_standard_errors_say_how_far_a_run_of_four_times_the_masks_lies(method: Masks) -> None:
     """The longer run contains the shorter one: their difference has 3/4 of the shorter's variance."""
     model, x, references = faces()
@@ -219,9 +231,20 @@ def test_a_score_that_no_mask_changes_leaves_a_flat_map_at_that_score() -> None:
 # --- S-RISE
 
 
-def test_s_rise_finds_both_sides_in_one_run() -> None:
+def test_a_large_mean_score_leaves_its_mark_on_plain_maps_and_none_on_centred_ones() -> None:
     model, x, references = faces()
-    method = SRISE(masks=100)
+    for centred in (True, False):
+        maps = [
+            RISE(masks=100, centred=centred)(model, x, lambda f, c=c: F.cosine_similarity(f, references[:1]) + c)
+            for c in (0.0, 100.0)
+        ]
+        assert torch.allclose(maps[0], maps[1] - 100) == centred
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_s_rise_finds_both_sides_in_one_run(centred: bool) -> None:
+    model, x, references = faces()
+    method = SRISE(masks=100, centred=centred)
     found, other = (method.run(model, x, t(references)) for t in (Similarity, Dissimilarity))
     assert found.against is not None
     assert found.against_error is not None
@@ -229,16 +252,18 @@ def test_s_rise_finds_both_sides_in_one_run() -> None:
     torch.testing.assert_close(found.against, other.maps)
     torch.testing.assert_close(found.against_error, other.standard_error)
     mean = masks_of(method, x).mean(dim=0)
-    torch.testing.assert_close(found.maps + found.against, (mean / 0.5).expand(3, -1, -1))
-    assert not torch.allclose(found.against_error, found.standard_error)  # type: ignore[arg-type]
+    both = torch.ones_like(mean) if centred else mean / 0.5
+    torch.testing.assert_close(found.maps + found.against, both.expand(3, -1, -1))
+    assert torch.allclose(found.against_error, found.standard_error) == centred  # type: ignore[arg-type]
 
 
 def test_pairs_get_each_sides_own_error_and_pay_once() -> None:
     model, x, _ = faces()
-    pair = fm.explain_pair(model, x[:1], x[1:2], SRISE(masks=30))
+    method = SRISE(masks=30, centred=False)
+    pair = fm.explain_pair(model, x[:1], x[1:2], method)
     assert pair.probe.dissimilar is not None
     errors = [side.standard_error for side in (pair.probe.similar, pair.probe.dissimilar)]
-    direct = SRISE(masks=30).run(model, x[:1], Similarity(model.embed(x[1:2])))
+    direct = method.run(model, x[:1], Similarity(model.embed(x[1:2])))
     torch.testing.assert_close(errors[0], direct.standard_error, check_dtype=False)
     torch.testing.assert_close(errors[1], direct.against_error, check_dtype=False)
     assert direct.cost.forward == 31
