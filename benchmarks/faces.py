@@ -85,7 +85,8 @@ def dissimilar_beats_random(
     """Per impostor pair and share (5, 10, 20 %): how much higher the similarity is in the order of e-, ``(n, 3)``."""
     steps = (0.05, 0.1, 0.2)
     x, reference = prepared(face, data, False, limit)
-    maps = method(face, x, Dissimilarity(reference))
+    found = method.run(face, x, Similarity(reference)).against if method.opposite == "found" else None
+    maps = method(face, x, Dissimilarity(reference)) if found is None else found
     ours = deleted(face, x, reference, order(maps), steps)
     chance = torch.stack([deleted(face, x, reference, r, steps) for r in random_orders(maps.shape)])
     return ours - chance.mean(dim=0)

@@ -320,6 +320,17 @@ def stack(targets: Sequence[Target], sizes: Sequence[int]) -> Target:
     return Each(rows)
 
 
+def singles(target: Target, batch: int) -> list[Target]:
+    """The target of each of ``batch`` samples by itself, whether the target holds one for all, one each, or `Each`.
+
+    Examples:
+        >>> [type(one).__name__ for one in singles(Each([Logit(0), Probability(1)]), batch=2)]
+        ['Logit', 'Probability']
+    """
+    rows = [target.select(torch.tensor([row])) for row in range(batch)]
+    return [one for row in rows for one in (singles(row.targets[0], 1) if isinstance(row, Each) else [row])]
+
+
 def first_tensor(outputs: Any) -> Tensor:
     """The tensor of scores or embeddings in a network's raw outputs: itself, ``.logits``, or the first of a tuple."""
     if isinstance(outputs, Tensor):

@@ -36,9 +36,18 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 # What a method may refuse, by the network: its error must name what would work.
-REFUSED: dict[str, set[str]] = {"cam": {"vgg", "vit", "faces", "faces, dot product"}}
+REFUSED: dict[str, set[str]] = {
+    "cam": {"vgg", "vit", "faces", "faces, dot product"},
+    "fggb": {"faces, dot product"},
+    "xssab": {"faces, dot product"},
+}
 # Methods that take only some targets, and what their error says of a callable.
-PICKY: dict[str, str] = {"cam": "affine"}
+PICKY: dict[str, str] = {
+    "cam": "affine",
+    "fggb": "Similarity",
+    "xssab": "Similarity",
+    "zhu-decomposition": "Similarity",
+}
 
 # What is the network's own gradient, or nothing of it, has its own resolution.
 AS_GIVEN = {"gradient", "constant"}
@@ -370,6 +379,8 @@ def test_one_broken_sample_leaves_the_others_their_maps(name: str) -> None:
     for part in model.module.modules():
         if isinstance(part, (nn.Conv2d, nn.BatchNorm2d)) and part.bias is not None:
             part.bias.data.zero_()
+        if isinstance(part, nn.PReLU):
+            part.weight.data.zero_()  # else a gradient passes at 0
     x[1] = 0
     maps = method(name)(model, x, target)
     if not get(name).control:
@@ -445,7 +456,7 @@ def test_wrong_settings_are_named_before_the_network_runs(name: str) -> None:
     with pytest.raises(ValueError, match=r"fm\.load\('resnet50'\)"):
         method(name)("resnet50", x, target)  # type: ignore[arg-type]
     if "layer" in method(name).parameters:
-        with pytest.raises(ValueError, match=r"no layer 'layer3' .*did you mean"):
+        with pytest.raises(ValueError, match=r"no layer 'layer3' .*(did you mean|available)"):
             create(name, **TINY.get(name, {}), layer="layer3")(model, x, target)
     assert not calls
 

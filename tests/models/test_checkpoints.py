@@ -15,7 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from faithmap.models import checkpoints
-from faithmap.models.checkpoints import efficientnet_lite0_weights, load_into, read_state_dict, verify_sha256
+from faithmap.models.checkpoints import (
+    efficientnet_lite0_weights,
+    load_into,
+    read_state_dict,
+    unwrapped,
+    verify_sha256,
+)
 from faithmap.models.nets import IResNet, ir_18
 
 
@@ -115,6 +121,38 @@ def test_lightning_entries_of_plain_values_are_let_be(tmp_path: Path) -> None:
     assert list(read_state_dict(tmp_path / "last.ckpt")) == ["a"]
 
 
+@pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model"])
+def test_tensors_are_found_where_training_frameworks_keep_them(container: str, tmp_path: Path) -> None:
+    torch.save({"epoch": 3, container: {"a": torch.ones(1)}, "optimizer": {"lr": 1.0}}, tmp_path / "last.pth")
+    assert list(read_state_dict(tmp_path / "last.pth")) == ["a"]
+    torch.save({"model": torch.ones(1), "b": torch.ones(1)}, tmp_path / "bare.pth")  # a tensor's own name
+    assert list(read_state_dict(tmp_path / "bare.pth")) == ["model", "b"]
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    torch.save({"a": torch.ones(1)}, tmp_path / "net.pth")
+    assert list(read_state_dict("~/net.pth")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "features.module.", "module.features.", "_orig_mod.module.", "module.model."]
+)
+def test_wrappers_are_taken_off_with_what_stood_beside_the_network(prefix: str) -> None:
+    own = ["conv1.weight", "layer1.0.conv1.weight", "features.weight", "fc.weight"]
+    beside = {} if not prefix else {"fc.weight": torch.zeros(9), "head.kernel": torch.zeros(9)}
+    state = {f"{prefix}{name}": torch.full((1,), float(i)) for i, name in enumerate(own)}
+    found = unwrapped({**beside, **state}, "conv1.weight")
+    assert {name: float(value) for name, value in found.items()} == dict(zip(own, range(4), strict=True))
+
+
+def test_names_inside_a_network_are_no_wrappers() -> None:
+    """A file without the network's own first layer comes back as it is, for the message that names what is missing."""
+    state = {"layer1.0.conv1.weight": torch.ones(1), "myconv1.weight": torch.ones(1)}
+    assert list(unwrapped(state, "conv1.weight")) == list(state)
+
+
 def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "adaface_ir18.ckpt").write_bytes(b"x")
     with pytest.raises(FileNotFoundError, match=r"no file at .*adaface_ir81.ckpt: did you mean adaface_ir18.ckpt"):
@@ -167,7 +205,8 @@ def test_half_a_safetensors_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("payload", "problem"),
     [
-        ({"epoch": 3, "model": {"a": torch.ones(1)}}, "no tensors.*its entries: epoch, model"),
+        ({"epoch": 3, "net": {"a": torch.ones(1)}}, "no tensors.*or 'model'; its entries: epoch, net"),
+        ({"epoch": 3, "model": {"epoch": 3}}, "no tensors"),
         ({"state_dict": {"epoch": 3}}, "no tensors"),
         ({}, "no tensors"),
         (torch.ones(2), "holds a Tensor"),

@@ -11,12 +11,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from faithmap.models.checkpoints import efficientnet_lite0_weights, load_into, read_state_dict
 from faithmap.models.labels import imagenet_labels
 from faithmap.models.nets import (
+    ARCFACE_BLOCKS,
+    ArcFaceNet,
     EfficientNetLite,
     IResNet,
     MobileFaceNet,
@@ -79,6 +82,7 @@ def test_lite_pads_the_right_and_bottom_first() -> None:
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
+    "arcface": lambda: ArcFaceNet((1, 2, 1, 1), (4, 4, 8, 8), size=32, embedding=3),
     "efficientnet-lite": lambda: EfficientNetLite(3, 32, [(1, 4, 1, 1, 3), (6, 4, 2, 2, 5)], stem=4, head=8),
     "iresnet": lambda: IResNet((1, 2), (4, 8), size=32, embedding=3),
     "mobilefacenet": lambda: MobileFaceNet(3, 32, [(2, 4, 2, 2), (4, 8, 1, 2)], stem=4, head=8),
@@ -122,6 +126,45 @@ def test_iresnet_has_the_published_depth_and_size(build: Callable[[], IResNet], 
     assert len(net.body) == units
     assert round(sum(weight.numel() for weight in net.parameters()) / 1e6, 2) == millions
     assert [type(unit.get_submodule("shortcut_layer")) for unit in net.body][:2] == [nn.MaxPool2d, nn.MaxPool2d]
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(18, 24.03), (34, 34.14), (50, 43.59), (100, 65.16)])
+def test_arcface_has_the_published_depth_and_size(depth: int, millions: float) -> None:
+    """A depth counts the convolutions of the branches, the stem and the linear layer."""
+    with torch.device("meta"):
+        net = ArcFaceNet(ARCFACE_BLOCKS[depth])
+        assert net(torch.zeros(2, 3, 112, 112)).shape == (2, 512)
+    assert 2 * sum(ARCFACE_BLOCKS[depth]) + 2 == depth
+    assert round(sum(weight.numel() for weight in net.parameters()) / 1e6, 2) == millions
+
+
+def test_arcface_is_its_formula_on_its_published_names() -> None:
+    """Step by step, from a state dict's tensors by the names that insightface's files have."""
+    net = ArcFaceNet((1, 2, 1, 1), (4, 4, 8, 8), size=32, embedding=3).eval()
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else torch.randn_like(tensor))
+    w, x = net.state_dict(), torch.randn(2, 3, 32, 32)
+
+    def bn(x: Tensor, name: str) -> Tensor:
+        mean, var = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-5)
+
+    def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        kernel = w[f"{name}.weight"]
+        return F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    out = F.prelu(bn(conv(x, "conv1"), "bn1"), w["prelu.weight"])
+    for block, stride in (("layer1.0", 2), ("layer2.0", 2), ("layer2.1", 1), ("layer3.0", 2), ("layer4.0", 2)):
+        branch = F.prelu(
+            bn(conv(bn(out, f"{block}.bn1"), f"{block}.conv1"), f"{block}.bn2"), w[f"{block}.prelu.weight"]
+        )
+        branch = bn(conv(branch, f"{block}.conv2", stride), f"{block}.bn3")
+        if stride == 2:
+            out = bn(conv(out, f"{block}.downsample.0", 2), f"{block}.downsample.1")
+        out = out + branch
+    out = F.linear(bn(out, "bn2").flatten(1), w["fc.weight"], w["fc.bias"])
+    torch.testing.assert_close(net(x), bn(out, "features"), rtol=1e-4, atol=1e-4)
 
 
 def test_iresnet_refuses_units_without_widths() -> None:

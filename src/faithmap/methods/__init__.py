@@ -5,6 +5,7 @@ from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
 from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random, RandomCAM
 from faithmap.methods.eigen import EigenCAM, EigenGradCAM
+from faithmap.methods.faces import FGGB, XSSAB, ZhuDecomposition
 from faithmap.methods.fame import FAME
 from faithmap.methods.fullgrad import FullGrad
 from faithmap.methods.gradcam import GradCAMElementwise, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
@@ -18,10 +19,12 @@ from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
 __all__ = [
     "CAM",
     "FAME",
+    "FGGB",
     "LIFTCAM",
     "LIMECAM",
     "RISE",
     "SRISE",
+    "XSSAB",
     "AblationCAM",
     "CentreGaussian",
     "Constant",
@@ -50,6 +53,7 @@ __all__ = [
     "SmoothGrad",
     "XFace",
     "XGradCAM",
+    "ZhuDecomposition",
     "available",
     "create",
     "get",

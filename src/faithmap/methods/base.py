@@ -72,11 +72,11 @@ class Result:
     layer: str | None = None
     """The target layer, where one was read."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """How it was computed, for provenance."""
+    """How it was computed, for provenance; a list holds one entry per sample."""
     cost: Cost = field(default_factory=Cost)
 
     def rows(self, which: slice) -> Result:
-        """Of some of the samples; what concerns all of them (notes, cost) stays."""
+        """Of some of the samples; what concerns all of them (cost, and most notes) stays."""
         per_sample: dict[str, Any] = {
             name: value[which]
             for name, value in vars(self).items()
@@ -84,6 +84,7 @@ class Result:
         }
         if self.target is not None:
             per_sample["target"] = self.target.select(torch.arange(len(self.maps))[which])
+        per_sample["notes"] = {k: note[which] if isinstance(note, list) else note for k, note in self.notes.items()}
         return dataclasses.replace(self, **per_sample)
 
 
@@ -422,6 +423,9 @@ def _joined(results: list[Result]) -> Result:
         condition=cat("condition"),
         reasons=[reason for r in results for reason in (r.reasons or [""] * len(r.maps))],
         layer=results[0].layer,
-        notes=results[0].notes,
+        notes={
+            name: [entry for r in results for entry in r.notes[name]] if isinstance(note, list) else note
+            for name, note in results[0].notes.items()
+        },
         cost=sum((result.cost for result in results), Cost()),
     )

@@ -52,8 +52,8 @@ class Model:
         mean: per channel, of pixels in [0, 1], in the order of ``channel_order``; one number for a grey network.
         std: per channel, likewise.
         channel_order: "rgb" or "bgr", of the network's input.
-        resize: the shorter side's length before the centre crop, "squash" to fill the input with the whole photo, or
-            None to crop as little as covers the input.
+        resize: the shorter side's length before the centre crop, or (height, width) of the whole photo; "squash" to
+            fill the input with the whole photo; None to crop as little as covers the input.
         interpolation: "bilinear" or "bicubic".
         name: how results call the model.
 
@@ -70,7 +70,7 @@ class Model:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         channel_order: ChannelOrder = "rgb",
-        resize: int | Literal["squash"] | None = None,
+        resize: int | tuple[int, int] | Literal["squash"] | None = None,
         interpolation: Interpolation = "bilinear",
         name: str | None = None,
     ) -> None:

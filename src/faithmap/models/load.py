@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from faithmap.models import nets
 from faithmap.models.base import Model
-from faithmap.models.checkpoints import efficientnet_lite0_weights, load_into, read_state_dict
+from faithmap.models.checkpoints import efficientnet_lite0_weights, load_into, read_state_dict, unwrapped
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.labels import imagenet_labels
@@ -25,7 +26,7 @@ class Source:
     """A name that `load` understands."""
 
     pattern: str
-    """How it is written: ``NAME`` stands for a variant, ``FILE`` for a path."""
+    """How it is written: ``NAME`` stands for a variant, ``FILE`` for a path, ``[...]`` for what may be left out."""
     about: str
     make: Callable[..., Model]
     kind: type[Model] = Classifier
@@ -39,7 +40,7 @@ def load(
     """A model by its name.
 
     Args:
-        name: one of `available`, for instance "efficientnet-lite0", "torchvision:resnet50", or
+        name: one of `available`, for instance "efficientnet-lite0", "torchvision:resnet50", "timm:convnext_tiny", or
             "adaface:ir_101@FILE" with the path of a checkpoint after the @.
         device: "cpu", "cuda", "cuda:1", "mps", or the number of a CUDA device; the CPU by default.
         weights: which of torchvision's weights ("IMAGENET1K_V2"), for ``torchvision:NAME``.
@@ -62,7 +63,7 @@ def load(
     arguments: dict[str, Any] = {"weights": weights} if weights is not None else {}
     if weights is not None and kind != "torchvision":
         raise ValueError(f"weights= is for torchvision:NAME; {kind} is written {source.pattern}")
-    if ("@" in source.pattern) != bool(file):
+    if "[@" not in source.pattern and ("@" in source.pattern) != bool(file):
         need = "needs the path of its weights" if "@" in source.pattern else "takes no file"
         raise ValueError(f"the model {head!r} {need}: write {source.pattern}")
     if (":" in source.pattern) != bool(variant):
@@ -117,28 +118,91 @@ def _efficientnet_lite0(**settings: Any) -> Model:
     return _classifier(module, scale, settings)
 
 
+def _load(module: nn.Module, file: str, ignore: Sequence[str] = ()) -> None:
+    """The weights of a file, whatever wrapped the network when it was saved."""
+    state = unwrapped(read_state_dict(file), next(iter(module.state_dict())))
+    load_into(module, state, source=file, ignore=ignore)
+
+
 def _squeezenet(file: str, **settings: Any) -> Model:
     module = nets.SqueezeNet()
-    load_into(module, read_state_dict(file), source=file)
+    _load(module, file)
     return _classifier(module, {}, settings)
 
 
 def _mobilenet_v2(file: str, **settings: Any) -> Model:
     module = nets.MobileNetV2()
-    load_into(module, read_state_dict(file), source=file)
+    _load(module, file)
     return _classifier(module, {"mean": [0.5] * 3, "std": [0.5] * 3}, settings)
 
 
 def _mobilefacenet(file: str, **settings: Any) -> Model:
     module = nets.MobileFaceNet()
-    load_into(module, read_state_dict(file), source=file)
+    _load(module, file)
     return FaceEmbedder(module, **{"mean": (0.5, 0.5, 0.5), "std": (128 / 255,) * 3, **settings})
 
 
 def _adaface(variant: str, file: str, **settings: Any) -> Model:
     module: nets.IResNet = getattr(nets, variant)()
-    load_into(module, read_state_dict(file, strip=["model."]), source=file, ignore=["head."])
+    _load(module, file, ignore=["head."])
     return FaceEmbedder(module, **{"channel_order": "bgr", "target_layer": f"body.{len(module.body) - 1}", **settings})
+
+
+def _arcface(variant: str, file: str, **settings: Any) -> Model:
+    return _insightface("arcface:r", int(variant.removeprefix("r")), file, settings)
+
+
+def _magface(variant: str, file: str, **settings: Any) -> Model:
+    pixels = {"channel_order": "bgr", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return _insightface("magface:iresnet", int(variant.removeprefix("iresnet")), file, pixels | settings)
+
+
+def _insightface(kind: str, depth: int, file: str, settings: dict[str, Any]) -> Model:
+    """A network of insightface's layout, whose depth the file has to have."""
+    state = unwrapped(read_state_dict(file), "conv1.weight")
+    held = next((d for d, blocks in nets.ARCFACE_BLOCKS.items() if blocks == _blocks(state)), depth)
+    if held != depth:
+        raise ValueError(f"{file} holds the weights of {kind}{held}, not of {kind}{depth}: write {kind}{held}@FILE")
+    module = nets.ArcFaceNet(nets.ARCFACE_BLOCKS[depth])
+    load_into(module, state, source=file)
+    return FaceEmbedder(module, **{"target_layer": f"layer4.{len(module.layer4) - 1}", **settings})
+
+
+def _blocks(state: dict[str, Tensor]) -> tuple[int, ...]:
+    """How many blocks each of the four stages has, by the names of their weights."""
+    return tuple(len({n.split(".")[1] for n in state if n.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4))
+
+
+def _timm(variant: str, file: str | None = None, **settings: Any) -> Model:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its torchvision was built for another torch
+        raise ValueError(
+            f"timm:NAME needs timm, with a torchvision that fits torch {torch.__version__} ({error}): "
+            "pip install 'faithmap[timm]'"
+        ) from error
+    published = timm.list_models(pretrained=True)
+    names = [*timm.list_models(), *published]
+    if variant not in names:
+        raise ValueError(f"timm has no model {variant!r}: {did_you_mean(variant, names)}")
+    if file is None and not any(variant in (name, name.partition(".")[0]) for name in published):
+        raise ValueError(f"timm has no weights for {variant}: write timm:{variant}@FILE")
+    module = timm.create_model(variant, pretrained=file is None)
+    if file is not None:
+        _load(module, file)
+    labels = imagenet_labels() if getattr(module, "num_classes", None) == 1000 else None
+    return Classifier(
+        module, **{"labels": labels, **_timm_inputs(timm.data.resolve_model_data_config(module)), **settings}
+    )
+
+
+def _timm_inputs(data: dict[str, Any]) -> dict[str, Any]:
+    """How timm's own evaluation prepares a photo: a resize, then the crop. Where it pads ("border"), this crops."""
+    size = tuple(data["input_size"][1:])
+    side = tuple(math.floor(length / data["crop_pct"]) for length in size)
+    resize = side if data["crop_mode"] == "squash" else side[0]  # without squashing, timm's inputs are squares
+    interpolation = "bicubic" if data["interpolation"] == "bicubic" else "bilinear"
+    return {"size": size, "resize": resize, "interpolation": interpolation, "mean": data["mean"], "std": data["std"]}
 
 
 def _torchvision(variant: str, weights: str = "DEFAULT", **settings: Any) -> Model:
@@ -168,14 +232,21 @@ def _torchvision(variant: str, weights: str = "DEFAULT", **settings: Any) -> Mod
     return Classifier(models.get_model(variant, weights=chosen), **{**defaults, **settings})
 
 
-_FACES = ("ir_18", "ir_50", "ir_101")
+_ADAFACE = ("ir_18", "ir_50", "ir_101")
+_ARCFACE = tuple(f"r{depth}" for depth in nets.ARCFACE_BLOCKS)
+_MAGFACE = tuple(f"iresnet{depth}" for depth in nets.ARCFACE_BLOCKS)
 SOURCES = (
     Source(
         "efficientnet-lite0", "ImageNet classifier, the default: its weights come with the package", _efficientnet_lite0
     ),
     Source("torchvision:NAME", "torchvision's ImageNet classifiers: their weights are downloaded", _torchvision),
+    Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),
     Source("mobilenet_v2@FILE", "MobileNetV2 for ImageNet, torchvision's layout, mean and std 0.5", _mobilenet_v2),
     Source("mobilefacenet@FILE", "MobileFaceNet, a small face recogniser", _mobilefacenet, FaceEmbedder),
-    Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, FaceEmbedder, _FACES),
+    Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, FaceEmbedder, _ADAFACE),
+    Source(
+        "arcface:NAME@FILE", f"insightface's face recognisers {', '.join(_ARCFACE)}", _arcface, FaceEmbedder, _ARCFACE
+    ),
+    Source("magface:NAME@FILE", f"MagFace's face recognisers {', '.join(_MAGFACE)}", _magface, FaceEmbedder, _MAGFACE),
 )

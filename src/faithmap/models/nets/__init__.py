@@ -1,9 +1,21 @@
 """Networks whose weights faithmap can read: plain torch modules, nothing of the library in them."""
 
+from .arcface import ARCFACE_BLOCKS, ArcFaceNet
 from .efficientnet_lite import EfficientNetLite
 from .iresnet import IResNet, ir_18, ir_50, ir_101
 from .mobilefacenet import MobileFaceNet
 from .mobilenet_v2 import MobileNetV2
 from .squeezenet import SqueezeNet
 
-__all__ = ["EfficientNetLite", "IResNet", "MobileFaceNet", "MobileNetV2", "SqueezeNet", "ir_18", "ir_50", "ir_101"]
+__all__ = [
+    "ARCFACE_BLOCKS",
+    "ArcFaceNet",
+    "EfficientNetLite",
+    "IResNet",
+    "MobileFaceNet",
+    "MobileNetV2",
+    "SqueezeNet",
+    "ir_18",
+    "ir_50",
+    "ir_101",
+]
