@@ -309,7 +309,7 @@ def test_an_epsilon_decides_grad_cam_plus_plus_where_gradients_are_small() -> No
 def test_the_biases_of_full_grad_have_no_size() -> None:
     """Each channel is stretched to [0, 1] before they are added: a thousand times the bias gives the same map."""
     module, x = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 1024, 5)).double(), pictures()
-    A, g = at(module, 0, x, CLASSES)
+    _, g = at(module, 0, x, CLASSES)
     (to_x,) = torch.autograd.grad(module[0](x.requires_grad_()), x, g)
     x = x.detach()
     given, maps = [], []
