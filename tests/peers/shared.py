@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,15 @@ def at(net: nn.Sequential, layer: int, x: Tensor, classes: Sequence[int]) -> tup
     scores = net[layer + 1 :](A.clone())  # what follows may work in place
     (g,) = torch.autograd.grad(sum(scores[i, k] for i, k in enumerate(classes)), A)
     return A.detach(), g
+
+
+def error_of(ask: Callable[[], Any]) -> str:
+    """What a call raises, kind and text; "" where it does not."""
+    try:
+        ask()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def still(wrong: bool, what: str) -> None:
