@@ -347,7 +347,7 @@ def test_kernels_of_gpus_are_what_they_compute() -> None:
         with torch.enable_grad():
             leaf = A.clone().requires_grad_()
             pairs = [Pair(t, t0) for t, t0 in zip(start(leaf), start(reference), strict=True)]
-            run = Interpreter(fx.GraphModule({}, fx.Graph()), DEEPLIFT)
+            run = Interpreter(DEEPLIFT)
             out = run(packet.default, *pairs, *args)[0]
             (gradient,) = torch.autograd.grad(score(out.value).sum(), leaf)
         expected = linearise(lambda t, same=same: score(same(t)), A, reference, DEEPLIFT)

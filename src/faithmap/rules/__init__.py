@@ -40,6 +40,8 @@ from faithmap.rules.engine import (
 )
 from faithmap.rules.graphs import record
 from faithmap.rules.heads import LinearHead, linear_head
+from faithmap.rules.lrp import lrp
+from faithmap.rules.shares import relevance
 
 __all__ = [
     "DEEPLIFT",
@@ -53,7 +55,9 @@ __all__ = [
     "gradients",
     "linear_head",
     "linearise",
+    "lrp",
     "plain",
     "record",
+    "relevance",
     "with_gradient",
 ]

@@ -42,12 +42,15 @@ def _elementwise(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
     packet = op.overloadpacket
     # How close is too close: a kink may lie between any two ends, a pole at 0 asks for a share of their size.
     reach = 0.0 if packet in _KINKED else 1.0 if packet in _SMOOTH else a.detach().abs() + a0.abs()
-    slope = _slope(f, a.detach(), a0, out - out0, reach)
+    slope = slope_of(f, a.detach(), a0, out - out0, reach)
     inverse = packet in (aten.rsqrt, aten.reciprocal) or (op is aten.pow.Tensor_Scalar and args[1] in (-0.5, -1))
     return Pair(with_gradient(out, of=slope * a), out0, inverse)
 
 
-def _slope(f: Callable[[Tensor], Tensor], a: Tensor, a0: Tensor, change: Tensor, reach: Tensor | float) -> Tensor:
+def slope_of(
+    f: Callable[[Tensor], Tensor], a: Tensor, a0: Tensor, change: Tensor, reach: Tensor | float = 1.0
+) -> Tensor:
+    """Of the secant of f from a0 to a; f's derivative in the middle where they are closer than ``reach`` allows."""
     step = a - a0
     close = step.abs() <= torch.finfo(a.dtype).eps ** 0.5 * reach
     slope = change / step
@@ -144,7 +147,7 @@ def _logsumexp(run: Interpreter, op: Any, z: Pair, dims: list[int], keepdim: boo
     with torch.no_grad():
         out, out0 = z.value.logsumexp(dims, keepdim), z.reference.logsumexp(dims, keepdim)
         size = total.value + total.reference
-    slope = _slope(torch.log, total.value.detach(), total.reference, out - out0, size)
+    slope = slope_of(torch.log, total.value.detach(), total.reference, out - out0, size)
     return Pair(with_gradient(out, of=slope * total.value), out0)
 
 

@@ -41,10 +41,16 @@ class Linearised:
     without_rule: tuple[str, ...]
     """What is not linear and passed a plain gradient: completeness need not hold through it."""
     runs: int
-    """How often the function ran forward: to be recorded, on A, on the reference."""
+    """How often what A goes through ran forward: to be recorded, unless it was before, on A, on the reference."""
 
 
-def linearise(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor, rules: Rules) -> Linearised:
+def linearise(
+    function: Callable[[Tensor], Tensor],
+    A: Tensor,
+    reference: Tensor,
+    rules: Rules,
+    through: fx.GraphModule | None = None,
+) -> Linearised:
     """Multipliers m of a function with ``y(A) - y(reference) = sum(m * (A - reference))``.
 
     Source: Shrikumar et al. 2017 (Rescale rule), with rules for normalisers, softmax and pooling that keep the sum.
@@ -54,6 +60,8 @@ def linearise(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor
         A: activations ``(B, ...)``.
         reference: activations that stand for "nothing", of A's shape.
         rules: operation -> rule, for instance `DEEPLIFT`.
+        through: a recorded graph that A goes through first, ``y = function(through(A))``: what is large is recorded
+            once, and only what changes from call to call is recorded again.
 
     Examples:
         >>> from faithmap.rules import DEEPLIFT
@@ -62,29 +70,41 @@ def linearise(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor
         >>> (found.value - found.reference).item(), (found.multipliers * A).sum().item()
         (2.0, 2.0)
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = A.detach().clone().requires_grad_()
+        return follow_back(function, Pair(leaf, reference.detach().clone()), leaf, rules, through)
+
+
+def follow_back(
+    function: Callable[[Tensor], Tensor],
+    pair: Pair,
+    leaf: Tensor,
+    rules: Rules,
+    through: fx.GraphModule | None = None,
+    prepare: Callable[[fx.GraphModule], fx.GraphModule] = lambda graph: graph,
+) -> Linearised:
+    """The function of a pair that depends on a leaf, followed by the rules, and back to the leaf.
+
+    ``prepare`` has the function's graph in hand before it is followed; what A goes through is prepared already.
+    """
+    run = Interpreter(rules)
+    inner = pair if through is None else run.follow(through, pair)
     try:
-        graph = record(function, A)
+        graph = prepare(record(function, inner.value))
     except torch.cuda.OutOfMemoryError:
         raise  # a smaller batch may fit
     except Exception as error:  # whatever the caller's code raises when it is recorded: it is named in the result
-        return _plain_gradient(function, A, reference, f"everything ({type(error).__name__} when it was recorded)")
-    run = Interpreter(graph, rules)
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = A.detach().clone().requires_grad_()
-        y = run.follow(Pair(leaf, reference.detach().clone()))
-        multipliers = gradient(y.value, leaf)
-    runs = graph.meta["runs"] + 2
-    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(run.without_rule), runs)
-
-
-def _plain_gradient(function: Callable[[Tensor], Tensor], A: Tensor, reference: Tensor, why: str) -> Linearised:
-    """The gradient at A, for functions that cannot be recorded: those whose flow depends on the values."""
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = A.detach().clone().requires_grad_()
-        value = function(leaf.clone())  # it may work in place
+        # A function whose flow depends on the values passes its plain gradient.
+        what = "everything" if through is None else "the score"
+        run.without_rule[f"{what} ({type(error).__name__} when it was recorded)"] = None
         with torch.no_grad():
-            at_reference = function(reference.detach().clone())
-        return Linearised(value.detach(), at_reference, gradient(value, leaf), (why,), runs=3)
+            at_reference = function(inner.reference.clone())
+        y, runs = Pair(function(inner.value.clone()), at_reference), 3  # it may work in place
+    else:
+        y, runs = run.follow(graph, inner), graph.meta["runs"] + 2
+    multipliers = gradient(y.value, leaf)
+    runs = runs if through is None else 2
+    return Linearised(y.value.detach(), y.reference.detach(), multipliers, tuple(run.without_rule), runs)
 
 
 def gradient(scores: Tensor, of: Tensor) -> Tensor:
@@ -100,24 +120,23 @@ def gradients(scores: Tensor, of: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Interpreter:
-    """Runs a recorded graph on a pair, operation by operation, by a table of rules."""
+    """Runs recorded graphs on a pair, operation by operation, by a table of rules."""
 
-    def __init__(self, graph: fx.GraphModule, rules: Rules) -> None:
-        self.graph = graph
+    def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.without_rule: dict[str, None] = {}
         """The names of what is not linear and passed a plain gradient, in order."""
 
-    def follow(self, pair: Pair) -> Pair:
+    def follow(self, graph: fx.GraphModule, pair: Pair) -> Pair:
         """The graph's output for its input."""
-        nodes = self.graph.graph.nodes
+        nodes = graph.graph.nodes
         values: dict[fx.Node, Any] = {}
         last_use = {source: node for node in nodes for source in node.all_input_nodes}
         for node in nodes:
             if node.op == "placeholder":
                 values[node] = pair
             elif node.op == "get_attr":
-                constant = getattr(self.graph, str(node.target))
+                constant = getattr(graph, str(node.target))
                 values[node] = constant.detach() if isinstance(constant, Tensor) else constant
             else:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -165,22 +184,29 @@ def with_gradient(value: Tensor, of: Tensor) -> Tensor:
     return cast(Tensor, _WithGradient.apply(value.detach(), of))  # type: ignore[no-untyped-call]
 
 
-def plain(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
-    """The operation's own gradient: exact for linear operations; others are named as without a rule."""
-    live = live_pairs(args, kwargs)
+def own(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
+    """The operation's own gradient, where that is the rule."""
     value = op(*values_of(args), **values_of(kwargs))
     with torch.no_grad():
         reference = op(*references_of(args), **references_of(kwargs))
-    packet = getattr(op, "overloadpacket", op)
-    moves = any(pair.value.requires_grad for pair in live)  # where not, the gradient was lost earlier, and named there
-    tensors = [*(pair.value for pair in live), *tree_flatten(value)[0]]
-    known = always_linear(op, len(live)) and all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors)
-    if moves and not known and not _acts_linearly(op, args, kwargs, value, reference):
-        run.without_rule[str(packet)] = None
     if isinstance(value, (tuple, list)):
         return type(value)(Pair(v, r) for v, r in zip(value, reference, strict=True))
-    normaliser = len(live) == 1 and live[0].normaliser and packet in _KEEPS_NORMALISER
-    return Pair(value, reference, normaliser)
+    live = live_pairs(args, kwargs)
+    packet = getattr(op, "overloadpacket", op)
+    return Pair(value, reference, len(live) == 1 and live[0].normaliser and packet in _KEEPS_NORMALISER)
+
+
+def plain(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
+    """The operation's own gradient: exact for linear operations; others are named as without a rule."""
+    result = own(run, op, *args, **kwargs)
+    live = live_pairs(args, kwargs)
+    results = tree_flatten(result)[0]
+    moves = any(pair.value.requires_grad for pair in live)  # where not, the gradient was lost earlier, and named there
+    tensors = [pair.value for pair in (*live, *results)]
+    known = always_linear(op, len(live)) and all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors)
+    if moves and not known and not _acts_linearly(op, args, kwargs, values_of(result), references_of(result)):
+        run.without_rule[str(getattr(op, "overloadpacket", op))] = None
+    return result
 
 
 def always_linear(op: Any, live: int) -> bool:
