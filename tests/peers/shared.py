@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.methods import Result
+from faithmap.rules import Rules, relevance
+from faithmap.targets import Logit
 
 CLASSES = [3, 0, 1]
 """What the three samples of most comparisons are asked about."""
@@ -53,6 +55,14 @@ def found(name: str, module: nn.Module, x: Tensor, target: Any, layer: str | Non
     """Our maps with what else is known of them."""
     model = fm.Classifier(module, size=32, target_layer=layer)
     return fm.methods.create(name, **parameters).run(model, x, model.target(target, len(x)))
+
+
+def by_rules(module: nn.Module, rules: Rules, x: Tensor, classes: list[int]) -> Tensor:
+    """The relevance of each input under a table of rules, of the inputs' shape."""
+    target = Logit(classes)
+    found = relevance(lambda a: target(module(a)), x, rules)
+    assert not found.without_rule
+    return found.multipliers
 
 
 def shown(maps: Tensor) -> Tensor:

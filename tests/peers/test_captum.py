@@ -10,11 +10,13 @@ import captum.attr as peer
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.pixels import superpixels
-from tests.peers.shared import CLASSES, error_of, found, pictures, plain_net, pooled_net, raw, still
+from faithmap.rules import lrp
+from tests.peers.shared import CLASSES, by_rules, error_of, found, pictures, plain_net, pooled_net, raw, still
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting forward, backward hooks")
 
@@ -110,6 +112,38 @@ def test_same_deep_lift_of_a_layer(layer: int) -> None:
     module[2].bias.data.zero_()  # the layer is 0 where the picture is 0: their reference is ours
     given = peer.LayerDeepLift(module, module[layer]).attribute(x, target=CLASSES)
     torch.testing.assert_close(found("lift-cam", module, x, CLASSES, str(layer)).coefficients, given.sum(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("make", [plain_net, pooled_net])
+def test_same_relevance_by_epsilon(make: Callable[[], nn.Sequential]) -> None:
+    """A network of ReLUs by a vanishing epsilon: the gradient times the input, by theorem."""
+    module, x = make(), pictures()
+    module[5].rule = EpsilonRule()  # it has none for Flatten
+    given = peer.LRP(module).attribute(x, target=CLASSES).sum(dim=1).detach()
+    ours = by_rules(module, lrp("epsilon", 1e-12), x, CLASSES).sum(dim=1)
+    torch.testing.assert_close(ours, given, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, raw("gradient-x-input", module, x, CLASSES), atol=1e-7, rtol=0)
+
+
+def positive_rules(module: nn.Sequential) -> nn.Sequential:
+    """Alpha 1, beta 0 for the convolutions, epsilon for the rest."""
+    module[0].rule, module[2].rule, module[5].rule = Alpha1_Beta0_Rule(True), Alpha1_Beta0_Rule(True), EpsilonRule()
+    return module
+
+
+def unbiased_net() -> nn.Sequential:
+    module = pooled_net()
+    for layer in (0, 2, 6):
+        module[layer].bias.data.zero_()
+    return module
+
+
+def test_same_relevance_by_alpha_and_beta() -> None:
+    """Of inputs that are not negative."""
+    module, x = unbiased_net(), pictures().abs()
+    given = peer.LRP(positive_rules(module)).attribute(x, target=CLASSES).sum(dim=1).detach()
+    ours = by_rules(module, lrp("epsilon-plus", 1e-12), x, CLASSES).sum(dim=1)
+    torch.testing.assert_close(ours, given, atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,3 +270,52 @@ def test_deep_lift_through_one_relu_for_all_places(functional: bool) -> None:
     expected = found("lift-cam", module, x, CLASSES, "0").coefficients
     torch.testing.assert_close(found("lift-cam", same, x, CLASSES, "conv").coefficients, expected)
     torch.testing.assert_close(raw("deep-lift", same, x, CLASSES), truth.sum(dim=1))
+
+
+def test_relevance_of_negative_inputs_by_alpha_and_beta() -> None:
+    """What is positive is x w, not w: theirs divides by sums of x w+, which cancel, and the relevance explodes."""
+    module, x = unbiased_net(), pictures()
+    given = peer.LRP(positive_rules(module)).attribute(x, target=CLASSES).sum(dim=1).detach()
+    ours = by_rules(module, lrp("epsilon-plus", 1e-12), x, CLASSES).sum(dim=1)
+    w = module[0].weight.detach()
+    parts = F.conv2d(x.clamp_min(0), w.clamp_min(0), padding=1) + F.conv2d(x.clamp_max(0), w.clamp_max(0), padding=1)
+    # By hand: relevance of the second layer's input, then each x w+ by its share of the positive parts.
+    later = by_rules(module[2:], lrp("epsilon-plus", 1e-12), module[:2](x).detach(), CLASSES)
+    shares = later / torch.where(parts == 0, 1, parts)
+    up, down = (F.conv_transpose2d(shares, w_, padding=1) for w_ in (w.clamp_min(0), w.clamp_max(0)))
+    truth = (x.clamp_min(0) * up + x.clamp_max(0) * down).sum(dim=1)
+    torch.testing.assert_close(ours, truth)
+    still(bool((given - truth).abs().max() > 10 * truth.abs().max()), "alpha-beta takes the inputs to be positive")
+
+
+def test_relevance_rules_are_gone_after_one_call() -> None:
+    """The second call falls back to epsilon where there is a default, without a word: another map by far."""
+    module, x = positive_rules(unbiased_net()), pictures().abs()
+    first = peer.LRP(module).attribute(x, target=CLASSES).detach()
+    still(not hasattr(module[0], "rule"), "rules that the caller set are deleted by the first call")
+    module[5].rule = EpsilonRule()
+    second = peer.LRP(module).attribute(x, target=CLASSES).detach()
+    assert (second - first).abs().max() > 0.5 * first.abs().max()
+
+
+def test_relevance_through_a_sum() -> None:
+    """A shortcut's sum is no module: relevance goes down both ways in full, and by the wrong factors."""
+    module, x = Shortcut().double().eval(), pictures()
+    truth = raw("gradient-x-input", module, x, CLASSES)  # what a vanishing epsilon gives
+    given = peer.LRP(module).attribute(x, target=CLASSES).sum(dim=1).detach()
+    still(bool((given - truth).abs().max() > 10 * truth.abs().max()), "LRP is wrong through sums, without a word")
+    torch.testing.assert_close(by_rules(module, lrp("epsilon", 1e-12), x, CLASSES).sum(dim=1), truth, atol=1e-9, rtol=0)
+
+
+class Shortcut(nn.Module):
+    """A residual network of modules, but for its sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.relu1, self.relu2, self.pool, self.fc = nn.ReLU(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.conv1(x))
+        x = x + self.relu2(self.conv2(x))
+        return self.fc(self.pool(x).flatten(1))
