@@ -14,6 +14,7 @@ from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.masks import RISE, SRISE, CorrRISE
 from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
+from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
 from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FGGB",
     "LIFTCAM",
     "LIMECAM",
+    "LRP",
     "RISE",
     "SRISE",
     "XSSAB",
@@ -30,15 +32,18 @@ __all__ = [
     "Constant",
     "CorrRISE",
     "Cost",
+    "DeepLIFT",
     "Edges",
     "EigenCAM",
     "EigenGradCAM",
+    "ExcitationBackprop",
     "FullGrad",
     "GradCAM",
     "GradCAMElementwise",
     "GradCAMPlusPlus",
     "Gradient",
     "GradientXInput",
+    "GuidedBackprop",
     "HiResCAM",
     "IntegratedGradients",
     "LayerCAM",

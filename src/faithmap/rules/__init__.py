@@ -38,19 +38,23 @@ from faithmap.rules.engine import (
     plain,
     with_gradient,
 )
+from faithmap.rules.excitation import excitation
 from faithmap.rules.graphs import record
+from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
 from faithmap.rules.lrp import lrp
 from faithmap.rules.shares import relevance
 
 __all__ = [
     "DEEPLIFT",
+    "GUIDED",
     "Interpreter",
     "LinearHead",
     "Linearised",
     "Pair",
     "Rule",
     "Rules",
+    "excitation",
     "gradient",
     "gradients",
     "linear_head",

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from faithmap.rules.engine import Pair, Rules
+from faithmap.rules.engine import Rules
 from faithmap.rules.graphs import aten
 from faithmap.rules.shares import LAYERS, PASSING, Layer, Leaf, by_layer, ratio
 
@@ -66,7 +66,8 @@ def _positive(layer: Layer) -> tuple[Tensor, Tensor]:
 def _box(layer: Layer, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """``R_i = sum_j (x_i w_ij - l_i w_ij+ - h_i w_ij-) / sum_i (the same) R_j``, all inputs lying in [l, h]."""
     x, w = layer.x, layer.weight
-    assert isinstance(x, Leaf) and x.share is not None
+    assert isinstance(x, Leaf)
+    assert x.share is not None
     share = layer.apply(x.value, w, None)
     share = share - layer.apply(low * x.share, w.clamp(min=0), None) - layer.apply(high * x.share, w.clamp(max=0), None)
     with torch.no_grad():

@@ -13,7 +13,6 @@ multiplier becomes that of its inputs. `PASSING` does so for everything but line
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,7 @@ from faithmap.rules.engine import (
     references_of,
     with_gradient,
 )
+from faithmap.rules.folding import BATCH_NORMS, fold
 from faithmap.rules.graphs import aten
 
 
@@ -47,23 +47,28 @@ class Leaf(Pair):
 
 
 def relevance(
-    function: Callable[[Tensor], Tensor], A: Tensor, rules: Rules, through: fx.GraphModule | None = None
+    function: Callable[[Tensor], Tensor],
+    A: Tensor,
+    rules: Rules,
+    through: fx.GraphModule | None = None,
+    prepare: Callable[[fx.GraphModule], fx.GraphModule] = fold,
 ) -> Linearised:
     """The relevance of every number of A for the score; `Linearised.multipliers` holds it, of A's shape.
 
-    The relevance of a value x is ``x dy/dx`` under the rules. It is taken as the derivative to a share t of x, ``t dy/dt`` where
-    ``t = 1``, so that a rule may give a value of 0 its part too, as the box rule does.
+    The relevance of a value x is ``x dy/dx`` under the rules. It is taken as the derivative to a share t of x,
+    ``t dy/dt`` where ``t = 1``, so that a rule may give a value of 0 its part too, as the box rule does.
 
     Args:
         function: activations -> one score per sample ``(B,)``.
         A: activations ``(B, ...)``.
         rules: a table, for instance `lrp()`.
         through: a recorded graph that A goes through first, its BatchNorms folded: see `linearise`.
+        prepare: what is done to the function's own graph before it is followed.
     """
     with torch.inference_mode(False), torch.enable_grad():
         share = torch.ones_like(A).requires_grad_()
         leaf = Leaf(A.detach() * share, torch.zeros_like(A), share=share)
-        return follow_back(function, leaf, share, rules, through, fold_batch_norm)
+        return follow_back(function, leaf, share, rules, through, prepare)
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -131,81 +136,14 @@ def by_layer(rule: Callable[[Layer], tuple[Tensor, Tensor]]) -> Rule:
     def apply(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
         layer = layer_of(op, args, kwargs)
         if layer is None or not layer.x.value.requires_grad:
-            return PASSING.get(getattr(op, "overloadpacket", op), plain)(run, op, *args, **kwargs)
+            otherwise: Rule = PASSING.get(getattr(op, "overloadpacket", op), plain)
+            return otherwise(run, op, *args, **kwargs)
         with torch.no_grad():
-            reference = op(*references_of(args))
-        return Pair(with_gradient(*rule(layer)), reference)
+            reference: Tensor = op(*references_of(args))
+        output, of = rule(layer)
+        return Pair(with_gradient(output, of), reference)
 
     return apply
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# BatchNorm
-
-
-def fold_batch_norm(graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph with each BatchNorm folded into the linear layer before it, in place.
-
-    The folded weights are part of the graph, computed anew whenever it runs, and so follow an optimizer's steps. A
-    BatchNorm that does not stand alone behind a linear layer stays what it is: a scale and a shift.
-    """
-    live: set[fx.Node] = set()
-    for node in list(graph.graph.nodes):
-        if node.op == "placeholder" or any(source in live for source in node.all_input_nodes):
-            live.add(node)
-        if node.target not in _BATCH_NORMS or node.args[0] not in live:
-            continue
-        layer, scale_and_shift, how = node.args[0], node.args[1:5], node.args[5:]
-        if how[0] is True or len(layer.users) != 1 or not _folds(layer, live):
-            continue
-        with graph.graph.inserting_before(node):
-            call = graph.graph.call_function
-            at_bias, at_weight, out = _PLACES[layer.target]
-            args = list(layer.args)
-            bias = args[at_bias] if at_bias is not None else None
-            folded = call(_folded, (args[at_weight], bias, *scale_and_shift, how[-1 if len(how) == 2 else 2], out))
-            weight, bias = (call(operator.getitem, (folded, part)) for part in (0, 1))
-            if layer.target is aten.mm.default:
-                made = call(aten.addmm.default, (bias, args[0], weight))
-            else:
-                args[at_bias], args[at_weight] = bias, weight
-                made = call(layer.target, tuple(args))
-        live.add(made)
-        for user in list(node.users):
-            if user.args[1] == 0:
-                user.replace_all_uses_with(made)
-            graph.graph.erase_node(user)
-        graph.graph.erase_node(node)
-        graph.graph.erase_node(layer)
-    graph.recompile()
-    return graph
-
-
-def _folds(layer: fx.Node, live: set[fx.Node]) -> bool:
-    """Whether the node is a linear layer with weights of its own."""
-    if layer.target not in _PLACES or layer.kwargs:
-        return False
-    at_bias, at_weight, _ = _PLACES[layer.target]
-    transposed = layer.target is aten.convolution.default and layer.args[6]
-    return not transposed and layer.args[at_weight] not in live and (at_bias is None or layer.args[at_bias] not in live)
-
-
-def _folded(
-    weight: Tensor, bias: Tensor | None, gamma: Any, beta: Any, mean: Tensor, var: Tensor, eps: float, out: int
-) -> tuple[Tensor, Tensor]:
-    """``gamma (w x + b - mean) / sqrt(var + eps) + beta`` as weights and bias."""
-    scale = (var + eps).rsqrt() * (1 if gamma is None else gamma)
-    shift = ((0 if bias is None else bias) - mean) * scale + (0 if beta is None else beta)
-    shape = [-1 if d == out else 1 for d in range(weight.ndim)]
-    return (weight * scale.view(shape)).to(weight.dtype), shift.to(weight.dtype)
-
-
-# Where a layer has its bias and its weight, and which dimension of the weight counts outputs.
-_PLACES: dict[Any, tuple[Any, int, int]] = {
-    aten.convolution.default: (2, 1, 0), aten.addmm.default: (0, 2, 1), aten.mm.default: (None, 1, 1)
-}  # fmt: skip
-NORMS = packets("native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training")
-_BATCH_NORMS = {getattr(packet, name) for packet in NORMS for name in packet.overloads()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,7 +165,8 @@ def _passed(run: Interpreter, op: Any, *args: Any, **kwargs: Any) -> Any:
         out, out0 = f(x.value), f(x.reference)
         a = x.value.expand_as(out)
         nothing = torch.zeros_like(a)
-        slope = slope_of(f, a.detach(), nothing, out - f(nothing))
+        change = out - f(nothing)
+    slope = slope_of(f, a.detach(), nothing, change)
     factor = getattr(op, "overloadpacket", op) in _FACTORS or (op is aten.pow.Tensor_Scalar and args[1] in (-0.5, -1))
     return Pair(with_gradient(out, of=slope * x.value), out0, factor)
 
@@ -275,6 +214,6 @@ PASSING: Rules = {
     **dict.fromkeys(packets("_softmax _safe_softmax"), _factor),
     **dict.fromkeys(packets("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d"), own),
     **dict.fromkeys(packets("adaptive_max_pool3d amax amin max min maximum minimum"), own),
-    **dict.fromkeys(NORMS, _batch_norm),
+    **dict.fromkeys(BATCH_NORMS, _batch_norm),
     aten.clone: _same,
 }
