@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.methods import Result
-from faithmap.rules import Rules, relevance
-from faithmap.targets import Logit
 
 CLASSES = [3, 0, 1]
 """What the three samples of most comparisons are asked about."""
@@ -57,12 +55,9 @@ def found(name: str, module: nn.Module, x: Tensor, target: Any, layer: str | Non
     return fm.methods.create(name, **parameters).run(model, x, model.target(target, len(x)))
 
 
-def by_rules(module: nn.Module, rules: Rules, x: Tensor, classes: list[int]) -> Tensor:
-    """The relevance of each input under a table of rules, of the inputs' shape."""
-    target = Logit(classes)
-    found = relevance(lambda a: target(module(a)), x, rules)
-    assert not found.without_rule
-    return found.multipliers
+def lrp(rule: str, module: nn.Module, x: Tensor, classes: list[int]) -> Tensor:
+    """Our relevance by one rule, the first layer's too, with an epsilon that does not show: ``(B, H, W)``."""
+    return raw("lrp", module, x, classes, rule=rule, epsilon=1e-12, first="same")
 
 
 def shown(maps: Tensor) -> Tensor:

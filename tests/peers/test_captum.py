@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.pixels import superpixels
-from faithmap.rules import lrp
-from tests.peers.shared import CLASSES, by_rules, error_of, found, pictures, plain_net, pooled_net, raw, still
+from tests.peers.shared import CLASSES, error_of, found, lrp, pictures, plain_net, pooled_net, raw, still
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting forward, backward hooks")
 
@@ -40,6 +39,8 @@ def test_same_gradients() -> None:
     torch.testing.assert_close(raw("gradient", module, x, CLASSES), saliency.amax(dim=1))
     product = peer.InputXGradient(module).attribute(x, target=CLASSES).detach()
     torch.testing.assert_close(raw("gradient-x-input", module, x, CLASSES), product.sum(dim=1))
+    guided = peer.GuidedBackprop(module).attribute(x, target=CLASSES).detach()
+    torch.testing.assert_close(raw("guided-backprop", module, x, CLASSES), guided.abs().sum(dim=1))
 
 
 def test_same_integrated_gradients() -> None:
@@ -104,6 +105,14 @@ def test_same_effect_of_each_channel() -> None:
     torch.testing.assert_close(found("ablation-cam", module, x, CLASSES, "3").coefficients, given / scores[:, None])
 
 
+def test_same_deep_lift_of_the_pixels() -> None:
+    """ReLU modules, each used once: there theirs is complete."""
+    module, x = pooled_net(), pictures()
+    given, off = peer.DeepLift(module).attribute(x, target=CLASSES, return_convergence_delta=True)
+    assert off.abs().max() < 1e-9
+    torch.testing.assert_close(raw("deep-lift", module, x, CLASSES), given.sum(dim=1).detach())
+
+
 @pytest.mark.parametrize("layer", [2, 3])
 def test_same_deep_lift_of_a_layer(layer: int) -> None:
     """ReLU modules, each used once, and max-pooling: there theirs is complete, and its sums are LIFT-CAM's weights."""
@@ -120,7 +129,7 @@ def test_same_relevance_by_epsilon(make: Callable[[], nn.Sequential]) -> None:
     module, x = make(), pictures()
     module[5].rule = EpsilonRule()  # it has none for Flatten
     given = peer.LRP(module).attribute(x, target=CLASSES).sum(dim=1).detach()
-    ours = by_rules(module, lrp("epsilon", 1e-12), x, CLASSES).sum(dim=1)
+    ours = lrp("epsilon", module, x, CLASSES)
     torch.testing.assert_close(ours, given, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours, raw("gradient-x-input", module, x, CLASSES), atol=1e-7, rtol=0)
 
@@ -142,7 +151,7 @@ def test_same_relevance_by_alpha_and_beta() -> None:
     """Of inputs that are not negative."""
     module, x = unbiased_net(), pictures().abs()
     given = peer.LRP(positive_rules(module)).attribute(x, target=CLASSES).sum(dim=1).detach()
-    ours = by_rules(module, lrp("epsilon-plus", 1e-12), x, CLASSES).sum(dim=1)
+    ours = lrp("epsilon-plus", module, x, CLASSES)
     torch.testing.assert_close(ours, given, atol=1e-6, rtol=0)
 
 
@@ -272,18 +281,40 @@ def test_deep_lift_through_one_relu_for_all_places(functional: bool) -> None:
     torch.testing.assert_close(raw("deep-lift", same, x, CLASSES), truth.sum(dim=1))
 
 
+def test_guided_backpropagation_through_functional_relus() -> None:
+    """Unseen: the map is the plain gradient's."""
+    module, x = curved(nn.ReLU), pictures()
+    same = Reused(module, functional=True).eval()
+    truth = peer.GuidedBackprop(module).attribute(x, target=CLASSES).detach()
+    given = peer.GuidedBackprop(same).attribute(x, target=CLASSES).detach()
+    plain = peer.Saliency(same).attribute(x, target=CLASSES, abs=False)
+    still(torch.equal(given, plain), "guided backpropagation does not see functional ReLUs")
+    assert (truth - plain).abs().max() > 0.5 * truth.abs().max()
+    torch.testing.assert_close(raw("guided-backprop", same, x, CLASSES), truth.abs().sum(dim=1))
+
+
+def z_plus(layer: nn.Conv2d, x: Tensor, R: Tensor) -> Tensor:
+    """What a convolution's inputs get of its outputs' relevance: shares of the positive parts (x w)+, by hand."""
+    up, down = layer.weight.detach().clamp_min(0), layer.weight.detach().clamp_max(0)
+    parts = F.conv2d(x.clamp_min(0), up, padding=1) + F.conv2d(x.clamp_max(0), down, padding=1)
+    R = R / torch.where(parts == 0, 1, parts)
+    at_up, at_down = (F.conv_transpose2d(R, w, padding=1) for w in (up, down))
+    return x.clamp_min(0) * at_up + x.clamp_max(0) * at_down
+
+
 def test_relevance_of_negative_inputs_by_alpha_and_beta() -> None:
     """What is positive is x w, not w: theirs divides by sums of x w+, which cancel, and the relevance explodes."""
     module, x = unbiased_net(), pictures()
     given = peer.LRP(positive_rules(module)).attribute(x, target=CLASSES).sum(dim=1).detach()
-    ours = by_rules(module, lrp("epsilon-plus", 1e-12), x, CLASSES).sum(dim=1)
-    w = module[0].weight.detach()
-    parts = F.conv2d(x.clamp_min(0), w.clamp_min(0), padding=1) + F.conv2d(x.clamp_max(0), w.clamp_max(0), padding=1)
-    # By hand: relevance of the second layer's input, then each x w+ by its share of the positive parts.
-    later = by_rules(module[2:], lrp("epsilon-plus", 1e-12), module[:2](x).detach(), CLASSES)
-    shares = later / torch.where(parts == 0, 1, parts)
-    up, down = (F.conv_transpose2d(shares, w_, padding=1) for w_ in (w.clamp_min(0), w.clamp_max(0)))
-    truth = (x.clamp_min(0) * up + x.clamp_max(0) * down).sum(dim=1)
+    ours = lrp("epsilon-plus", module, x, CLASSES)
+    a = module[:2](x).detach()
+    b = module[2:4](a).detach()
+    R = (
+        b
+        / b.sum(dim=(2, 3), keepdim=True)
+        * (b.mean(dim=(2, 3)) * module[6].weight.detach()[CLASSES])[:, :, None, None]
+    )
+    truth = z_plus(module[0], x, z_plus(module[2], a, R)).sum(dim=1)
     torch.testing.assert_close(ours, truth)
     still(bool((given - truth).abs().max() > 10 * truth.abs().max()), "alpha-beta takes the inputs to be positive")
 
@@ -304,7 +335,7 @@ def test_relevance_through_a_sum() -> None:
     truth = raw("gradient-x-input", module, x, CLASSES)  # what a vanishing epsilon gives
     given = peer.LRP(module).attribute(x, target=CLASSES).sum(dim=1).detach()
     still(bool((given - truth).abs().max() > 10 * truth.abs().max()), "LRP is wrong through sums, without a word")
-    torch.testing.assert_close(by_rules(module, lrp("epsilon", 1e-12), x, CLASSES).sum(dim=1), truth, atol=1e-9, rtol=0)
+    torch.testing.assert_close(lrp("epsilon", module, x, CLASSES), truth, atol=1e-9, rtol=0)
 
 
 class Shortcut(nn.Module):
