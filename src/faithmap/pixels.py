@@ -66,8 +66,7 @@ def edges(maps: Tensor) -> Tensor:
     return torch.hypot(across, down)
 
 
-
-def superpixels(pixels: Tensor, segments: int = 50, compactness: float = 0.1, iterations: int = 10) -> Tensor:
+def superpixels(pixels: Tensor, segments: int = 50, compactness: float = 0.3, iterations: int = 10) -> Tensor:
     """Compact pieces of one colour each, by k-means over colour and place from a grid of seeds (after SLIC).
 
     A pixel p belongs to the nearest centre c by ``|colour_p - colour_c|^2 + (compactness |place_p - place_c| / s)^2``,
@@ -77,7 +76,7 @@ def superpixels(pixels: Tensor, segments: int = 50, compactness: float = 0.1, it
 
     Args:
         pixels: pictures ``(B, C, H, W)``, in [0, 1].
-        segments: about how many pieces; the grid nearest to it that has cells nearest to squares.
+        segments: about how many pieces; there are as many as `seed_grid` has cells.
         compactness: how much place counts against colour: one seed distance weighs as much as that change of colour.
         iterations: of k-means.
 
@@ -95,8 +94,7 @@ def superpixels(pixels: Tensor, segments: int = 50, compactness: float = 0.1, it
     """
     pixels = pixels.detach().to("cpu", torch.float64)
     B, _, H, W = pixels.shape
-    rows = min(H, max(1, round(math.sqrt(segments * H / W))))
-    cols = min(W, max(1, round(segments / rows)))
+    rows, cols = seed_grid(segments, H, W)
     row, col = torch.arange(H) * rows // H, torch.arange(W) * cols // W  # whose cell a pixel lies in
     labels = (row[:, None] * cols + col).repeat(B, 1, 1)  # (B, H, W)
     spacing = math.sqrt(H * W / (rows * cols))
@@ -113,6 +111,17 @@ def superpixels(pixels: Tensor, segments: int = 50, compactness: float = 0.1, it
                 best = torch.minimum(distance, best)
         centres = segment_means(points, labels, rows * cols, empty=centres)
     return labels
+
+
+def seed_grid(segments: int, H: int, W: int) -> tuple[int, int]:
+    """The rows and columns of a grid of about that many cells, nearly squares, over H x W pixels.
+
+    Examples:
+        >>> seed_grid(50, 224, 224), seed_grid(50, 100, 200)
+        ((7, 7), (5, 10))
+    """
+    rows = min(H, max(1, round(math.sqrt(segments * H / W))))
+    return rows, min(W, max(1, round(segments / rows)))
 
 
 def segment_means(values: Tensor, labels: Tensor, count: int, empty: Tensor | None = None) -> Tensor:

@@ -22,8 +22,11 @@ from tests import nets
 # A method that is slow with its defaults gets smaller ones here; all others run as they are.
 TINY: dict[str, dict[str, Any]] = {
     "fame": {"iterations": 3},
+    "extremal-perturbation": {"iterations": 3, "step": 1 / 8, "sigma": 1 / 4},
     # A grey picture is no change from the mean, and one from black.
     "integrated-gradients": {"steps": 8, "baseline": "mean"},
+    "kernel-shap": {"segments": 6, "samples": 24},
+    "lime": {"segments": 6, "samples": 24},
     "smooth-grad": {"samples": 4},
     # Where a black fill is the default they hide with the mean colour: a dead picture is one of that colour.
     "rise": {"masks": 40, "cells": 4},

@@ -5,6 +5,7 @@ from faithmap.methods.base import Cost, Method, Result
 from faithmap.methods.cam import CAM, GradCAM
 from faithmap.methods.controls import CentreGaussian, Constant, Edges, Random, RandomCAM
 from faithmap.methods.eigen import EigenCAM, EigenGradCAM
+from faithmap.methods.extremal import ExtremalPerturbation
 from faithmap.methods.faces import FGGB, XSSAB, ZhuDecomposition
 from faithmap.methods.fame import FAME
 from faithmap.methods.fullgrad import FullGrad
@@ -16,12 +17,14 @@ from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
 from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
 from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
+from faithmap.methods.surrogates import LIME, KernelSHAP
 
 __all__ = [
     "CAM",
     "FAME",
     "FGGB",
     "LIFTCAM",
+    "LIME",
     "LIMECAM",
     "LRP",
     "RISE",
@@ -37,6 +40,7 @@ __all__ = [
     "EigenCAM",
     "EigenGradCAM",
     "ExcitationBackprop",
+    "ExtremalPerturbation",
     "FullGrad",
     "GradCAM",
     "GradCAMElementwise",
@@ -46,6 +50,7 @@ __all__ = [
     "GuidedBackprop",
     "HiResCAM",
     "IntegratedGradients",
+    "KernelSHAP",
     "LayerCAM",
     "Method",
     "Occlusion",
