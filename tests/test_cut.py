@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_leaves
 
-from faithmap.cut import cut
+from faithmap.cut import cut, observe
+from faithmap.models.frozen import twin
 from faithmap.models.nets import IResNet
 from faithmap.targets import first_tensor
 from tests.nets import Faces, Residual, VGGLike, ViTLike, gap_linear
@@ -825,3 +826,87 @@ def test_feature_maps_that_do_not_fit_are_refused(maps: Tensor, rows: Tensor | N
     parts = cut(net, "layer1", x).split(x)
     with pytest.raises(ValueError, match=said):
         parts.tail(maps, rows)
+
+
+# --- several layers in one run
+
+
+def test_layers_observed_in_one_run_have_the_gradients_of_the_network() -> None:
+    module, x = VGGLike().double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    outputs, calls = observe(module, ["conv1", "conv2", "fc1"], x)
+    assert torch.equal(outputs, module(x))
+    assert [call.name for call in calls] == ["conv1", "conv2", "fc1"]
+    found = torch.autograd.grad(outputs[:, 1].sum(), [call.output for call in calls])
+    first = module.conv1(x).detach().requires_grad_()
+    second = module.conv2(F.max_pool2d(first.relu(), 4))
+    third = module.fc1(F.max_pool2d(second.relu(), 2).flatten(1))
+    expected = torch.autograd.grad(module.fc2(third.relu())[:, 1].sum(), [first, second, third])
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-15, rtol=1e-9)
+
+
+def test_every_call_of_an_observed_layer_is_seen_with_its_input_before_it_worked_in_place() -> None:
+    module, x = VGGLike().eval(), torch.randn(2, 3, 32, 32)
+    calls = observe(module, ["relu"], x, inputs=["relu"])[1]
+    assert [call.output.shape[1] for call in calls] == [8, 8, 12]
+    torch.testing.assert_close(calls[0].input, module.conv1(x).detach())
+    for call in calls:
+        assert call.input is not None
+        assert not call.input.requires_grad
+        assert bool((call.input < 0).any())
+        assert torch.equal(call.output, call.input.relu())
+
+
+def test_gradients_reach_an_observed_input_and_the_recording_begins_at_the_shallowest_layer_otherwise() -> None:
+    module, x = Residual().eval(), torch.randn(1, 3, 32, 32)
+    plain = observe(module, ["layer2", "fc"], x)[1]
+    assert plain[0].output.is_leaf
+    assert not plain[1].output.is_leaf
+    x.requires_grad_()
+    outputs, calls = observe(module, ["stem"], x)
+    assert not calls[0].output.is_leaf
+    ours, theirs = (torch.autograd.grad(z.sum(), x)[0] for z in (outputs, module(x)))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_observing_leaves_no_trace_and_sees_its_own_thread_alone() -> None:
+    module, x = Residual().eval(), torch.randn(1, 3, 32, 32)
+    frozen, inside, seen = twin(module).module, threading.Event(), threading.Event()
+
+    def wait(_: nn.Module, __: object) -> None:
+        if threading.current_thread() is not other and not inside.is_set():
+            inside.set()
+            assert seen.wait(10)
+
+    other = threading.Thread(target=lambda: (inside.wait(10), frozen(x), seen.set()))
+    handle = frozen.fc.register_forward_pre_hook(wait)
+    other.start()
+    calls = observe(module, ["stem", "fc"], x)[1]
+    other.join()
+    handle.remove()
+    assert [call.name for call in calls] == ["stem", "fc"]
+    for broken in (torch.randn(1, 4, 32, 32), x):
+        with pytest.raises((RuntimeError, AttributeError)):
+            observe(module, ["stem", "nowhere"] if broken is x else ["stem"], broken, inputs=["stem"])
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in frozen.modules())
+
+
+def test_an_observed_layer_has_to_return_a_tensor_that_can_be_replaced() -> None:
+    class Box:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> Box:
+            return Box(x.mean(dim=(2, 3)))
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).logits
+
+    with pytest.raises(ValueError, match="layer 'inner' returns a Box: choose one"):
+        observe(Outer(), ["inner"], torch.randn(1, 3, 8, 8))

@@ -16,7 +16,7 @@ import operator
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -213,14 +213,12 @@ def observe(
         passed_on = seen.clone()  # what follows may work in place
         return tree_map(lambda leaf: passed_on if leaf is first else leaf, output)
 
-    handles = [frozen.get_submodule(name).register_forward_pre_hook(partial(before, name)) for name in inputs]
-    handles += [frozen.get_submodule(name).register_forward_hook(partial(after, name)) for name in layers]
-    try:
-        with torch.enable_grad(), NoFastPath():
-            return frozen(x.clone()), calls
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.enable_grad(), NoFastPath():
+        for name in inputs:
+            hooks.enter_context(frozen.get_submodule(name).register_forward_pre_hook(partial(before, name)))
+        for name in layers:
+            hooks.enter_context(frozen.get_submodule(name).register_forward_hook(partial(after, name)))
+        return frozen(x.clone()), calls
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[None]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import faithmap as fm
-from faithmap.methods import CentreGaussian, Random
+from faithmap.methods import CentreGaussian, Random, RandomCAM
 from tests import nets
+from tests.methods.test_cam import literal_cam
 
 
 @pytest.fixture
@@ -32,6 +33,23 @@ def test_noise_is_uniform_and_belongs_to_seed_and_picture(model: fm.Classifier) 
 def test_noise_is_the_same_for_every_target_and_network(model: fm.Classifier) -> None:
     x, other = torch.randn(2, 3, 32, 32), fm.Classifier(nets.Residual().eval(), size=32)
     assert torch.equal(Random()(model, x, 0), Random()(other, x, [1, 2]))
+
+
+def test_random_cam_weighs_channels_uniformly_by_seed_and_picture() -> None:
+    wide = torch.nn.Conv2d(3, 2000, 8, stride=8)
+    model = fm.Classifier(torch.nn.Sequential(wide, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()), size=32)
+    x = torch.randn(3, 3, 32, 32)
+    x[2] = x[0]
+    found = RandomCAM(layer="0").run(model, x, [0, 1, 2], seed=1)
+    weights = found.coefficients
+    assert weights is not None
+    assert torch.equal(weights[0], weights[2])
+    for other in (weights[1], RandomCAM(layer="0").run(model, x, 0, seed=2).coefficients[0]):  # type: ignore[index]
+        assert abs(float(torch.corrcoef(torch.stack([weights[0], other]))[0, 1])) < 0.1
+    levels = weights[:2].flatten().sort().values
+    ideal = (torch.arange(len(levels)) + 0.5) / len(levels) * 2 - 1
+    assert float((levels - ideal).abs().max()) < 2 * 1.63 / math.sqrt(len(levels))  # Kolmogorov-Smirnov, 1 %
+    torch.testing.assert_close(found.maps, literal_cam(weights.float(), wide(x).detach()), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (24, 40)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faithmap.methods.base import Query, Result
-from faithmap.methods.cam import ActivationMap, class_weights, explained
+from faithmap.methods.cam import ActivationMap, class_weights
 from faithmap.methods.registry import register
 from faithmap.targets import Each, Logit, Probability, Target
 
@@ -79,9 +79,9 @@ class ScoreCAM(ActivationMap):
         weights = y.masked_fill(~contrast, -torch.inf).softmax(dim=1) if self.form == "paper" else y
         unmoved = (y == whole).all(dim=1)
         weights = torch.where(contrast & ~unmoved[:, None], weights, 0)
-        found = explained(self.weighted(query, weights), unmoved, "no mask changes the score")
         no_mask = f"no channel of layer {query.layer!r} has a contrast that could be a mask"
-        return explained(found, ~contrast.any(dim=1), no_mask)
+        because = {no_mask: ~contrast.any(dim=1), "no mask changes the score": unmoved}
+        return self.weighted(query, weights, because)
 
 
 @register("ablation-cam")
@@ -118,8 +118,8 @@ class AblationCAM(ActivationMap):
         y = query.scores.double()[:, None]
         # What loses nothing weighs nothing, whatever the score: 0 / 0 too.
         weights = torch.where(lost == 0, 0, lost / y.abs())
-        found = self.weighted(query, weights, notes={"coefficients": how})
-        return explained(found, ((y == 0) & (lost != 0)).any(dim=1), "the score is 0, by which the weights are divided")
+        by_zero = {"the score is 0, by which the weights are divided": ((y == 0) & (lost != 0)).any(dim=1)}
+        return self.weighted(query, weights, by_zero, notes={"coefficients": how})
 
 
 def losses(query: Query) -> tuple[Tensor, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -36,14 +36,14 @@ class ActivationMap(Method):
         raise NotImplementedError
 
     @staticmethod
-    def weighted(query: Query, weights: Tensor, **known: Any) -> Result:
-        """The maps of weights ``(B, C)`` or ``(B, C, h, w)``, with what else is known of them."""
+    def weighted(query: Query, weights: Tensor, because: Mapping[str, Tensor] | None = None, **known: Any) -> Result:
+        """The maps of weights ``(B, C)`` or ``(B, C, h, w)``, with causes of `why_constant` and what else is known."""
         found, A = (t.to(query.x.dtype) for t in (weights, query.split.A))
         index = "bc" if weights.ndim == 2 else "bchw"
         # Upsampling is linear, so that it comes after the sum.
         maps = query.upsample(torch.einsum(f"{index},bchw->bhw", found, A))
         coefficients = weights if weights.ndim == 2 else None
-        return Result(maps, coefficients=coefficients, reasons=why_constant(query, weights), **known)
+        return Result(maps, coefficients=coefficients, reasons=why_constant(query, weights, because), **known)
 
 
 @register("cam")
@@ -98,24 +98,22 @@ class GradCAM(ActivationMap):
         return query.tail_gradient().mean(dim=(2, 3))
 
 
-def why_constant(query: Query, weights: Tensor) -> list[str]:
-    """Why each map would be constant: dead activations, or weights without anything to weigh; "" where it is not."""
-    dead = (query.split.A == 0).flatten(1).all(dim=1).tolist()
-    unmoved = (weights == 0).flatten(1).all(dim=1).tolist()
+def why_constant(query: Query, weights: Tensor, because: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Why each map would be constant or undefined: the first cause that holds for a sample, "" where none does.
+
+    Args:
+        query: whose samples they are.
+        weights: ``(B, C)`` or ``(B, C, h, w)``: dead activations, and weights without anything to weigh, are causes.
+        because: further causes by what they say, and for which samples they hold ``(B,)``.
+    """
     layer = f"layer {query.layer!r}"
-    return [
-        f"all activations of {layer} are 0" if d else f"the target does not depend on {layer}" if u else ""
-        for d, u in zip(dead, unmoved, strict=True)
-    ]
-
-
-def explained(found: Result, which: Tensor, reason: str) -> Result:
-    """The result with a reason for some samples ``(B,)``; dead activations stay the reason where they are."""
-    reasons = [
-        reason if here and "activations of layer" not in known else known
-        for here, known in zip(which.tolist(), found.reasons, strict=True)
-    ]
-    return dataclasses.replace(found, reasons=reasons)
+    causes = {
+        f"all activations of {layer} are 0": (query.split.A == 0).flatten(1).all(dim=1),
+        **(because or {}),
+        f"the target does not depend on {layer}": (weights == 0).flatten(1).all(dim=1),
+    }
+    held = torch.stack([which.cpu() for which in causes.values()], dim=1).tolist()
+    return [next((cause for cause, holds in zip(causes, row, strict=True) if holds), "") for row in held]
 
 
 def class_weights(query: Query) -> Tensor | None:

@@ -13,7 +13,7 @@ from faithmap.cut import Observed
 from faithmap.methods.base import Method, Query, Result
 from faithmap.methods.registry import register
 from faithmap.models.frozen import twin
-from faithmap.models.tokens import grid_of
+from faithmap.models.tokens import Grid, grid_of
 from faithmap.rules import gradients
 from faithmap.targets import first_tensor
 
@@ -62,17 +62,17 @@ class FullGrad(Method):
         query.cost.backward += len(query)
 
         y = scores.detach().double()
-        total = (z.detach() * found[1]).double().flatten(1).sum(dim=1)
-        total, weight = y - total, (y - total).abs()  # the target's own part
+        own = y - _sums(z.detach() * found[1])  # the target's own part
+        total, weight = own, own.abs()
         maps = torch.zeros_like(query.x[:, 0])
         silent = torch.ones_like(y, dtype=torch.bool)
-        for part, places in self._parts(x, found, calls):
-            rows = part.double().reshape(len(query), -1)
-            total, weight = total + rows.sum(dim=1), weight + rows.abs().sum(dim=1)
-            if places is not None:
-                silent &= (places == 0).flatten(1).all(dim=1)
-                # Upsampling is linear: once per layer, of the sum over channels.
-                maps += query.upsample(self._scaled(places.abs()).sum(dim=1))
+        for part, grid in self._parts(x, found, calls):
+            amounts = part.abs()
+            rows = _sums(amounts.reshape(len(x), -1))
+            total, weight = total + _sums(part.reshape(len(x), -1)), weight + rows
+            if grid is not None:
+                maps += query.upsample(self._places(grid.take(amounts)))
+                silent &= rows == 0
         return Result(
             maps,
             completeness_error=(total - y).abs(),
@@ -83,25 +83,25 @@ class FullGrad(Method):
 
     def _parts(
         self, x: Tensor, found: Sequence[Tensor], calls: Sequence[Observed]
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What the input and each call of a layer add to the score, and the same at places ``(B, C, h, w)`` if any."""
-        part = x.detach() * found[0]
-        yield part, part
+    ) -> Iterator[tuple[Tensor, Grid | None]]:
+        """What the input and each call of a layer add to the score, in the layer's layout, and their places if any."""
         size = (x.shape[-2], x.shape[-1])
+        yield x.detach() * found[0], Grid("channels first", *size)
         for call, gradient in zip(calls, found[2:], strict=True):
             part = bias_of(call).to(x.dtype) * gradient.to(x.dtype)
-            if part.numel() % len(x):
-                continue  # not a number of values for each picture: left out, and seen in the completeness error
-            grid = grid_of(tuple(part.shape), size) if len(part) == len(x) else None
-            yield part, None if grid is None else grid.take(part)
+            if len(part) % len(x) == 0:  # else there is no telling whose it is: the completeness error shows it
+                yield part, grid_of(tuple(part.shape), size) if len(part) == len(x) else None
 
-    def _scaled(self, parts: Tensor) -> Tensor:
-        """Absolute parts ``(B, C, h, w)`` as the method wants them, in [0, 1]."""
+    def _places(self, amounts: Tensor) -> Tensor:
+        """The amounts ``(B, C, h, w)`` of a layer's channels, rescaled and added up: ``(B, h, w)``."""
         if self.rescale == "none":
-            return parts
+            return amounts.sum(dim=1)
         over = (1, 2, 3) if self.rescale == "layer" else (2, 3)
-        low, high = parts.amin(dim=over, keepdim=True), parts.amax(dim=over, keepdim=True)
-        return torch.where(high == low, 0, (parts - low) / (high - low))  # what is alike everywhere shows no place
+        low, high = amounts.amin(dim=over, keepdim=True), amounts.amax(dim=over, keepdim=True)
+        share = torch.where(high == low, 0, 1 / (high - low))  # what is alike everywhere shows no place
+        low, share = (t.expand(*amounts.shape[:2], 1, 1)[:, :, 0, 0] for t in (low, share))  # (B, C)
+        # The sum of (amount - low) / (high - low), without another copy of the layer for each operation.
+        return torch.einsum("bchw,bc->bhw", amounts, share) - (low * share).sum(dim=1)[:, None, None]
 
 
 def biased_layers(module: nn.Module) -> tuple[list[str], list[str]]:
@@ -140,6 +140,11 @@ def _bias(layer: Any) -> Tensor | None:
     scale = scale if layer.weight is None else scale * layer.weight
     shift: Tensor = -mean * scale
     return shift if bias is None else bias + shift
+
+
+def _sums(values: Tensor) -> Tensor:
+    """Of each sample's values ``(B, ...)``, in float64."""
+    return values.flatten(1).sum(dim=1, dtype=torch.float64)
 
 
 _AFFINE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from faithmap.methods.base import Query, Result
-from faithmap.methods.cam import ActivationMap, explained
+from faithmap.methods.cam import ActivationMap
 from faithmap.methods.registry import register
 from faithmap.models.base import Model
 from faithmap.models.tokens import Grid, grid_of
@@ -42,9 +43,12 @@ class XGradCAM(ActivationMap):
         g, A = query.tail_gradient().double(), query.split.A.double()
         mass = A.sum(dim=(2, 3))  # (B, C)
         weights = torch.where(mass == 0, 0, (A * g).sum(dim=(2, 3)) / mass)
-        found = self.weighted(query, weights, condition=_cancelling(A.abs().sum(dim=(2, 3)), mass))
-        return explained(
-            found, (mass == 0).all(dim=1), f"the activations of every channel of layer {query.layer!r} add up to 0"
+        cancelled = f"the activations of every channel of layer {query.layer!r} add up to 0"
+        return self.weighted(
+            query,
+            weights,
+            because={cancelled: (mass == 0).all(dim=1)},
+            condition=_cancelling(A.abs().sum(dim=(2, 3)), mass),
         )
 
 
@@ -105,9 +109,8 @@ class GradCAMPlusPlus(ActivationMap):
         # a = 1 / (2 + g sum A); where g = 0 it is 0 / 0, but ReLU(g) is 0 there whatever a is.
         weights = torch.where(g <= 0, 0, g / (2 + rise)).sum(dim=(2, 3))
         counts = torch.where(g <= 0, torch.nan, 2 + rise)
-        found = supporting(self, query, g, weights, condition=_cancelling(2 + rise.abs(), counts))
-        on_pole = (counts == 0).flatten(1).any(dim=1)
-        return explained(found, on_pole, "2 + g sum A_k is 0 for a channel, by which its weights are divided")
+        on_pole = {"2 + g sum A_k, by which it is divided, is 0 at a place": (counts == 0).flatten(1).any(dim=1)}
+        return supporting(query, g, weights, because=on_pole, condition=_cancelling(2 + rise.abs(), counts))
 
 
 @register("grad-cam-elementwise")
@@ -132,7 +135,7 @@ class GradCAMElementwise(ActivationMap):
     def attribute(self, query: Query) -> Result:
         """One backward pass through the tail."""
         g = query.tail_gradient()
-        return supporting(self, query, g, torch.where(g * query.split.A <= 0, 0, g))
+        return supporting(query, g, torch.where(g * query.split.A <= 0, 0, g))
 
 
 @register("layer-cam")
@@ -180,12 +183,12 @@ class LayerCAM(ActivationMap):
     @property
     def names(self) -> list[str]:
         """The several layers."""
-        return [name.strip() for name in (self.layers or "").split(",")]
+        return [] if self.layers is None else [name.strip() for name in self.layers.split(",")]
 
     def check(self, model: Model, target: Target | None) -> None:
         """Whether the layers exist."""
         super().check(model, target)
-        for name in self.names if self.layers is not None else []:
+        for name in self.names:
             model.check_layer(name)
 
     def attribute(self, query: Query) -> Result:
@@ -193,7 +196,7 @@ class LayerCAM(ActivationMap):
         if self.layers is not None:
             return self._fused(query)
         g = query.tail_gradient()
-        return supporting(self, query, g, torch.where(g <= 0, 0, g))
+        return supporting(query, g, torch.where(g <= 0, 0, g))
 
     def _fused(self, query: Query) -> Result:
         names = [query.model.check_layer(name) for name in self.names]
@@ -227,11 +230,13 @@ class LayerCAM(ActivationMap):
         return Result(fused, reasons=reasons, notes={"layers": list(seen)})
 
 
-def supporting(method: ActivationMap, query: Query, g: Tensor, weights: Tensor, **known: Any) -> Result:
+def supporting(
+    query: Query, g: Tensor, weights: Tensor, because: Mapping[str, Tensor] | None = None, **known: Any
+) -> Result:
     """The map of weights that keep what speaks for the target alone; where nothing does, it says so."""
-    found = method.weighted(query, weights, **known)
     against = (weights == 0).flatten(1).all(dim=1) & (g != 0).flatten(1).any(dim=1)
-    return explained(found, against, f"nothing at layer {query.layer!r} speaks for the target")
+    nothing = f"nothing at layer {query.layer!r} speaks for the target"
+    return ActivationMap.weighted(query, weights, because={**(because or {}), nothing: against}, **known)
 
 
 def _cancelling(parts: Tensor, sums: Tensor) -> Tensor:
