@@ -17,6 +17,7 @@ from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
 from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
 from faithmap.methods.shap import LIMECAM, OwenCAM, ShapCAM
+from faithmap.methods.siblings import LIMECAM, LRPCAM
 from faithmap.methods.surrogates import LIME, KernelSHAP
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LIME",
     "LIMECAM",
     "LRP",
+    "LRPCAM",
     "RISE",
     "SRISE",
     "XSSAB",

@@ -8,7 +8,6 @@ over all orders in which the channels may join; the values add up to ``y(A) - y(
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +16,17 @@ from torch import Tensor
 from faithmap.batching import chunked
 from faithmap.methods.base import Query, Result
 from faithmap.methods.cam import ActivationMap, class_weights
+from faithmap.methods.coalitions import draw_ranks, ends_of, worth_of
 from faithmap.methods.registry import register
 from faithmap.rules import DEEPLIFT, linearise
 from faithmap.sampling import Moments
 
 LEAST_PAIRS = 8
 """Pairs of orders before shap-cam may stop: a standard error of fewer draws is too rough to stop by."""
+
+FAINT = 1e-3
+"""What is left of absent channels between owen-cam's first and last step, for there is no derivative on a dead map: a
+ReLU or a max-pool has to see the channel's own shape."""
 
 
 @register("shap-cam")
@@ -33,10 +37,10 @@ class ShapCAM(ActivationMap):
     ``alpha_k = mean over orders of v(k and those before k) - v(those before k)``; the map is ``sum_k alpha_k up(A_k)``.
 
     Behind global average pooling and one linear layer the closed form w_k mean(A_k) is exact. Up to ``exact_up_to``
-    channels all 2^C coalitions are asked. Otherwise orders are drawn, and each is walked backwards too, which takes out
-    what changes sign with the size of the coalition: a pair of orders costs 2 (C - 1) runs of the tail. A sample stops
-    once its largest standard error is below ``tolerance`` times its largest value, after 8 pairs at the earliest and
-    after ``orders`` pairs at the latest. The coefficients add up to y(A) - y(0) by construction.
+    channels all 2^C coalitions are asked. Otherwise orders are drawn, and each is walked backwards too, which cancels
+    what a channel adds more by joining early than late: a pair of orders costs 2 (C - 1) runs of the tail. A sample
+    stops once its largest standard error is below ``tolerance`` times its largest value, after 8 pairs at the earliest
+    and after ``orders`` pairs at the latest. The coefficients add up to y(A) - y(0) by construction.
 
     Args:
         orders: the most pairs of orders per sample.
@@ -47,7 +51,7 @@ class ShapCAM(ActivationMap):
     Raises:
         ValueError: orders is below 2, tolerance negative, or exact_up_to not within 0 to 20.
 
-    Source: Shapley 1953; Castro et al. 2009 (sampled orders); Mitchell et al. 2022, arXiv 2104.12199, section 4
+    Source: Shapley 1953; Castro et al. 2009 (sampled orders); Mitchell et al. 2022, arXiv 2104.12199
         (antithetic orders); as CAM coefficients Jung and Oh 2021, arXiv 2102.05228, eq. 4 to 6.
 
     Examples:
@@ -80,7 +84,7 @@ class ShapCAM(ActivationMap):
         """By the closed form where there is one, by enumeration of few channels, else by sampling."""
         known = _closed_form(query)
         if known is not None:
-            nobody, everybody = _ends(query)
+            nobody, everybody = ends_of(query)
             return _exact(query, known, everybody - nobody, "closed form")
         if query.split.A.shape[1] <= max(1, self.exact_up_to):
             return _exact(query, *_enumerated(query), "enumeration")
@@ -88,11 +92,11 @@ class ShapCAM(ActivationMap):
 
     def _sampled(self, query: Query) -> Result:
         """Pair after pair of orders for the samples that are not done."""
-        ends, draw, channels = _ends(query), query.generators(self.name), query.split.A.shape[1]
+        ends, draw, channels = ends_of(query), query.generators(self.name), query.split.A.shape[1]
         found: list[tuple[Tensor, ...]] = [()] * len(query)
         rows, alpha, maps = torch.arange(len(query)), Moments(), Moments()
         while len(rows):
-            pairs = _joined(query, rows, _ranks([draw[row] for row in rows.tolist()], channels), ends)
+            pairs = _joined(query, rows, draw_ranks([draw[row] for row in rows.tolist()], channels), ends)
             alpha.add(pairs[None])
             maps.add(_map(query, rows, pairs)[None])
             done = self._done(alpha).cpu()
@@ -162,12 +166,12 @@ class OwenCAM(ActivationMap):
 
     def attribute(self, query: Query) -> Result:
         """By the closed form where there is one, else by multipliers along drawn orders."""
-        known, A, (nobody, everybody) = _closed_form(query), query.split.A, _ends(query)
+        known, A, (nobody, everybody) = _closed_form(query), query.split.A, ends_of(query)
         change = everybody - nobody
         if known is not None:
             return _exact(query, known, change, "closed form")
         everyone, draw = torch.arange(len(query)), query.generators(self.name)
-        ranks = torch.stack([_ranks(draw, A.shape[1]) for _ in range(self.orders)], dim=1)  # (B, orders, 2, C)
+        ranks = torch.stack([draw_ranks(draw, A.shape[1]) for _ in range(self.orders)], dim=1)  # (B, orders, 2, C)
         pairs, notes = self._followed(query, ranks)
         live = (A != 0).flatten(2).any(dim=2)[:, None]  # (B, 1, C); a channel that is 0 adds nothing to any coalition
         missing = change[:, None] - pairs.sum(dim=2)  # (B, orders)
@@ -181,15 +185,14 @@ class OwenCAM(ActivationMap):
 
     def _followed(self, query: Query, ranks: Tensor) -> tuple[Tensor, dict[str, str]]:
         """What each pair of orders gives ``(B, orders, C)``, and what had no rule."""
-        A, target, size = query.split.A, query.target, ranks.shape[-1] / self.levels
+        A, target = query.split.A, query.target
         shape = (*ranks.shape[:3], self.levels)  # of all runs: sample, pair, direction, level
         unruled: dict[str, None] = {}
 
         def run(i: Tensor) -> Tensor:
             rows, pair, way, level = torch.unravel_index(i, shape)
             rank, whole = ranks[rows, pair, way], A[rows.to(A.device)]
-            masks = ((rank < (level + up)[:, None] * size).to(A.device)[..., None, None] for up in (0, 1))
-            lower, upper = (whole * mask for mask in masks)
+            lower, upper = (whole * self._present(rank, level + up).to(A)[..., None, None] for up in (0, 1))
             asked = target.select(rows)  # not while it is recorded: a target looks at its indices
             found = linearise(lambda a: asked(query.split.tail(a, rows)), upper, lower, DEEPLIFT)
             query.cost.tail_forward += found.runs * len(i)
@@ -204,100 +207,14 @@ class OwenCAM(ActivationMap):
             notes["plain gradient through"] = ", ".join(unruled)
         return parts.view(*shape, -1).mean(dim=(2, 3)), notes
 
-
-@register("lime-cam")
-@dataclass(frozen=True)
-class LIMECAM(ActivationMap):
-    """Coefficients of LIME over the channels: a linear model of the score on random coalitions, near the whole.
-
-    ``min over b, alpha of sum_j pi_j (v(z_j) - b - <alpha, z_j>)^2 + ridge |alpha|^2`` over coalitions z_j that hold
-    each channel with probability 1/2 (the first holds all), weighed by ``pi = exp(-d^2 / width^2)`` with the cosine
-    distance ``d = 1 - sqrt(|z| / C)`` to the whole. Absent channels are 0. The map is ``sum_k alpha_k up(A_k)``.
-
-    Args:
-        samples: coalitions, one run of the tail each; as many as channels by default. That is one fewer than there are
-            unknowns, so that the ridge decides about the rest: more samples come nearer to the channels' effects.
-        width: of the kernel, in cosine distances.
-        ridge: penalty on the squared coefficients; 0 takes the shortest of the best fits.
-        layer: target layer; the model's by default.
-
-    Raises:
-        ValueError: samples is below 2, width not positive, or ridge negative.
-
-    Source: Ribeiro et al. 2016, arXiv 1602.04938, eq. 1 and 2; over channels Jung and Oh 2021, arXiv 2102.05228,
-        section 4 (LIME-CAM).
-
-    Examples:
-        >>> import faithmap as fm
-        >>> LIMECAM(samples=20)(fm.load(), torch.rand(1, 3, 224, 224)).shape
-        torch.Size([1, 224, 224])
-    """
-
-    samples: int | None = None
-    width: float = 0.25
-    ridge: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.samples is not None and self.samples < 2) or not self.width > 0 or self.ridge < 0:
-            raise ValueError(
-                "lime-cam takes samples >= 2 (None: as many as channels), width > 0 and ridge >= 0: "
-                f"got samples={self.samples}, width={self.width}, ridge={self.ridge}"
-            )
-
-    def weights(self, query: Query) -> Tensor:
-        """The linear model's coefficients."""
-        channels = query.split.A.shape[1]
-        count = max(2, self.samples or channels)
-        present = torch.stack([torch.rand(count, channels, generator=g) < 0.5 for g in query.generators(self.name)])
-        present[:, 0] = True  # (B, samples, C)
-        scores = _worth(query, len(query) * count, lambda i: (present[i // count, i % count], i // count))
-        # On the CPU, for only there least squares has an answer where there are fewer equations than unknowns.
-        fits = [self._fit(z.double(), v) for z, v in zip(present, scores.view(len(query), count).cpu(), strict=True)]
-        return torch.stack(fits).to(scores.device)
-
-    def _fit(self, z: Tensor, v: Tensor) -> Tensor:
-        """The coefficients ``(C,)`` of scores v ``(n,)`` on coalitions z ``(n, C)``, by least squares in float64."""
-        if not bool(v.isfinite().all()):
-            return torch.full_like(z[0], torch.nan)  # LAPACK would refuse; the map's reason tells
-        pi = torch.exp(-((1 - z.mean(dim=1).sqrt()) ** 2) / self.width**2)
-        pi = pi / pi.sum()
-        total = len(z)  # weights of mean 1: the ridge means the same for every width
-        v = v - v[0]  # what is constant then has coefficients of exactly 0
-        z, v = z - pi @ z, v - pi @ v  # fits the intercept, which carries no penalty
-        root = (pi * total).sqrt()
-        penalty = math.sqrt(self.ridge) * torch.eye(z.shape[1], dtype=z.dtype) if self.ridge else z[:0]
-        left = torch.cat([root[:, None] * z, penalty])
-        right = torch.cat([root * v, v.new_zeros(len(penalty))])
-        # The ridge makes the columns independent. Not gelsy: it does not give the same bits twice.
-        driver = "gels" if self.ridge else "gelsd"
-        solution: Tensor = torch.linalg.lstsq(left, right[:, None], driver=driver).solution
-        return solution[:, 0]
+    def _present(self, rank: Tensor, level: Tensor) -> Tensor:
+        """How much of each channel there is ``(m, C)`` at levels ``(m,)`` of orders ``(m, C)``; absent is `FAINT`."""
+        share = level[:, None] / self.levels
+        return torch.where(rank < share * rank.shape[1], 1.0, FAINT) * (share > 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The game
-
-Coalitions = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``i (m,) -> which channels are present (m, C) bool, rows (m,)``: some coalitions, and whose sample each is."""
-
-
-def _worth(query: Query, count: int, coalitions: Coalitions) -> Tensor:
-    """The scores ``(count,)`` of coalitions, whose feature maps exist a chunk at a time; float64."""
-    A = query.split.A
-
-    def make(i: Tensor) -> tuple[Tensor, Tensor]:
-        present, rows = coalitions(i)
-        return A[rows.to(A.device)] * present.to(A.device)[..., None, None], rows
-
-    return query.coalition_scores(count, make).double()
-
-
-def _ends(query: Query) -> tuple[Tensor, Tensor]:
-    """The scores of no channel, y(0), and of all, y(A), ``(B,)``; float64."""
-    everyone, channels = torch.arange(len(query)), query.split.A.shape[1]
-    nobody = torch.zeros(len(query), channels, dtype=torch.bool)
-    return _worth(query, len(query), lambda i: (nobody[i], everyone[i])), query.scores.double()
 
 
 def _closed_form(query: Query) -> Tensor | None:
@@ -314,19 +231,13 @@ def _enumerated(query: Query) -> tuple[Tensor, Tensor]:
     def coalitions(i: Tensor) -> tuple[Tensor, Tensor]:
         return members[i % 2**C], i // 2**C
 
-    worth = _worth(query, B * 2**C, coalitions).view(B, -1)
+    worth = worth_of(query, B * 2**C, coalitions).view(B, -1)
     # That a channel finds s others is s! (C - 1 - s)! of the C! orders.
     found = torch.tensor([1 / (C * math.comb(C - 1, s)) for s in range(C)], dtype=torch.float64)
     size = members.sum(dim=1, keepdim=True)
     parts = torch.where(members, found[(size - 1).clamp_min(0)], -found[size.clamp_max(C - 1)])
     worth = worth - worth[:, :1]  # what is constant then adds exactly 0
     return worth @ parts.to(worth.device), worth[:, -1]
-
-
-def _ranks(draw: Sequence[torch.Generator], channels: int) -> Tensor:
-    """A random order for each generator and the same backwards, ``(m, 2, C)``: when each channel joins, from 0."""
-    forth = torch.stack([torch.randperm(channels, generator=generator) for generator in draw])
-    return torch.stack([forth, channels - 1 - forth], dim=1)
 
 
 def _joined(query: Query, rows: Tensor, ranks: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
@@ -337,7 +248,7 @@ def _joined(query: Query, rows: Tensor, ranks: Tensor, ends: tuple[Tensor, Tenso
         sample, way, before = torch.unravel_index(i, shape)
         return ranks[sample, way] <= before[:, None], rows[sample]
 
-    between = _worth(query, math.prod(shape), coalitions).view(shape)
+    between = worth_of(query, math.prod(shape), coalitions).view(shape)
     nobody, everybody = (end[rows.to(end.device)][:, None, None].expand(-1, 2, 1) for end in ends)
     added = torch.cat([nobody, between, everybody], dim=2).diff(dim=2)  # by rank
     return added.gather(2, ranks.to(added.device)).mean(dim=1)
