@@ -6,17 +6,19 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks.common import face_pairs
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 import faithmap as fm
-from faithmap.methods import RISE, SRISE, CorrRISE
+from faithmap.methods import RISE, SRISE, CorrRISE, Method, Occlusion, XFace
 from faithmap.methods.base import Query
 from faithmap.methods.masks import BLOCK, Masks, average_ranks, standardised
 from faithmap.sampling import generators
@@ -365,3 +367,29 @@ def test_corrise_points_at_the_place_that_carries_the_similarity_and_at_that_whi
 def test_wrong_parameters_are_named(make: Callable[[], Masks], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+# --- faces
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "method",
+    [
+        CorrRISE(masks=120), SRISE(masks=120), Occlusion(patch=1 / 4, stride=1 / 8),
+        XFace(smallest=1 / 8, sizes=2, stride=1 / 8),
+    ],
+    ids=lambda method: method.name,
+)  # fmt: skip
+def test_what_is_another_persons_sets_a_face_apart_from_itself(method: Method, data: Path) -> None:
+    """A face with someone else's eyes, and one with someone else's mouth, each against the untouched face."""
+    model = fm.load(f"mobilefacenet@{data}/weights/mobilefacenet_112.pth")
+    faces = torch.cat([model.prepare(probe) for probe, _ in face_pairs(data, genuine=True)[:2]])
+    where = torch.zeros(2, 112, 112, dtype=torch.bool)
+    where[0, 36:62, 20:92] = where[1, 78:104, 30:82] = True
+    swapped = torch.where(where[:, None], faces.flip(0), faces)
+    maps = method(model, swapped, Similarity(model.embed(faces)))  # type: ignore[attr-defined]
+    for found, box in zip(maps, where, strict=True):
+        inside, elsewhere = found[box].mean(), found[20:100, 20:92][~box[20:100, 20:92]].mean()
+        assert float(inside) < float(elsewhere)
+        assert not method.signed or float(inside) < 0 < float(elsewhere)
