@@ -90,11 +90,11 @@ def test_same_relevance_by_the_box_rule() -> None:
     torch.testing.assert_close(raw("lrp", module, x, CLASSES, epsilon=TINY), given, rtol=0, atol=1e-7)
 
 
-def normed_net() -> nn.Sequential:
+def normed_net(eps: float) -> nn.Sequential:
     """`pooled_net` with batch norms that have seen something."""
     net = pooled_net()
     for place in (3, 1):
-        norm = nn.BatchNorm2d(8, eps=1e-12).double().eval()  # they leave it in place, to be divided by once more
+        norm = nn.BatchNorm2d(8, eps=eps).double().eval()
         norm.weight.data, norm.bias.data = torch.rand_like(norm.weight) + 0.5, torch.randn_like(norm.bias) / 4
         norm.running_mean, norm.running_var = torch.randn_like(norm.bias) / 4, torch.rand_like(norm.weight) + 0.5
         net.insert(place, norm)
@@ -103,7 +103,7 @@ def normed_net() -> nn.Sequential:
 
 @pytest.mark.parametrize("name", SAME)
 def test_same_relevance_with_batch_norms_folded(name: str) -> None:
-    module, x = normed_net(), pictures()
+    module, x = normed_net(eps=1e-12), pictures()  # so small for what the last test of this file shows
     given = SAME[name]()
     given.canonizers = [SequentialMergeBatchNorm()]
     ours = lrp(name, module, x, CLASSES)
@@ -124,12 +124,12 @@ def test_same_winning_probabilities(make: Callable[[], nn.Sequential], layer: in
     """At a layer: theirs of the network from there."""
     module, x = make(), pictures()
     above, A = module[layer + 1 :], module[: layer + 1](x).detach()
-    given = theirs(
-        above, ExcitationBackprop(TINY, layer_map_base(stabilizer=TINY), zero_params="bias"), A, CLASSES, scored=False
-    )
+    winner = ExcitationBackprop(TINY, layer_map_base(stabilizer=TINY), zero_params="bias")  # as in the paper
+    given = theirs(above, winner, A, CLASSES, scored=False)
     ours = raw("excitation-backprop", module, x, CLASSES, str(layer))
     torch.testing.assert_close(ours, given, rtol=0, atol=1e-7)
-    torch.testing.assert_close(ours.sum(dim=(1, 2)), torch.ones(3).double())
+    total = ours.sum(dim=(1, 2))  # 1, or 0 where nothing excites the class
+    torch.testing.assert_close(total, total.round())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,3 +166,16 @@ def test_relevance_doubles_at_a_sum() -> None:
     ours = lrp("epsilon-plus", same, x, CLASSES)
     torch.testing.assert_close(ours, truth, rtol=0, atol=1e-7 * float(truth.abs().max()))
     torch.testing.assert_close(ours.sum(dim=(1, 2)), scores)
+
+
+def test_folded_batch_norms_are_another_network() -> None:
+    """The norm that is left behind divides by sqrt(1 + eps) once more: with EfficientNet's eps, 0.05 % a layer."""
+    module, x = normed_net(eps=1e-3), pictures()
+    scores = module(x).detach()
+    with EpsilonPlus(canonizers=[SequentialMergeBatchNorm()]).context(module) as modified:
+        merged = modified(x).detach()
+    off = ((merged - scores) / scores).abs().amax()
+    still(bool(off > 1e-4), "merged batch norms change the scores")
+    relevance = lrp("epsilon", module, x, CLASSES)
+    gradient = raw("gradient-x-input", module, x, CLASSES)  # equal by theorem, of the network that was given
+    torch.testing.assert_close(relevance, gradient, rtol=0, atol=1e-7 * float(gradient.abs().max()))
