@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.pixels import superpixels
+from tests import nets
 from tests.peers.shared import CLASSES, error_of, found, lrp, pictures, plain_net, pooled_net, raw, still
 
-pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting forward, backward hooks")
+pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Where it is right, to rounding: float64. What it calls 0 is our "mean", the network's mean colour.
@@ -31,6 +32,32 @@ def test_same_layer_maps(make: Callable[[], nn.Sequential], layer: int) -> None:
     torch.testing.assert_close(raw("grad-cam", module, x, CLASSES, str(layer)), grad_cam[:, 0].detach())
     product = peer.LayerGradientXActivation(module, module[layer]).attribute(x, target=CLASSES)
     torch.testing.assert_close(raw("hires-cam", module, x, CLASSES, str(layer)), product.sum(dim=1).detach())
+
+
+NETS = {
+    nets.gap_linear: "2",
+    nets.VGGLike: "conv2",
+    nets.Residual: "layer1",
+    nets.MobileLike: "block",
+    nets.Faces: "bn",
+}
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_same_maps_of_networks_with_layers_in_place_used_twice_and_normed(make: Callable[[], nn.Module]) -> None:
+    """Layers coarser than the picture: theirs are enlarged as ours are."""
+    module, x = make().double().eval(), pictures()
+    layer = module.get_submodule(NETS[make])
+
+    def enlarged(parts: Tensor) -> Tensor:
+        return F.interpolate(parts.sum(dim=1, keepdim=True), (32, 32), mode="bilinear")[:, 0].detach()
+
+    grad_cam = peer.LayerGradCam(module, layer).attribute(x, target=CLASSES)
+    torch.testing.assert_close(raw("grad-cam", module, x, CLASSES, NETS[make]), enlarged(grad_cam))
+    product = peer.LayerGradientXActivation(module, layer).attribute(x, target=CLASSES)
+    torch.testing.assert_close(raw("hires-cam", module, x, CLASSES, NETS[make]), enlarged(product))
+    product = peer.InputXGradient(module).attribute(x, target=CLASSES).detach()
+    torch.testing.assert_close(raw("gradient-x-input", module, x, CLASSES), product.sum(dim=1))
 
 
 def test_same_gradients() -> None:
@@ -55,7 +82,7 @@ def test_same_smooth_grad_within_its_standard_error() -> None:
     module, x = plain_net(), pictures(1)
     width = 0.15 * float(x.max() - x.min())
     tunnel = peer.NoiseTunnel(peer.Saliency(module))
-    long = tunnel.attribute(x, target=3, abs=False, nt_samples=3000, nt_samples_batch_size=250, stdevs=width)
+    long = tunnel.attribute(x, target=3, abs=False, nt_samples=2000, nt_samples_batch_size=250, stdevs=width)
     ours = found("smooth-grad", module, x, 3, samples=300, sigma=0.15)
     off = (ours.maps - long.abs().amax(dim=1)) / ours.standard_error
     sure = ours.maps > 6 * ours.standard_error  # elsewhere noise decides which channel is shown
@@ -74,16 +101,25 @@ def test_same_occlusion() -> None:
 
 def test_same_shapley_values_of_superpixels() -> None:
     """Theirs by all 720 orders of six segments, ours by all 62 coalitions."""
-    module, x = plain_net(), pictures(2)
+    module, x = plain_net(), pictures(1)
     pieces = superpixels(fm.Classifier(module, size=32).to_pixels(x), 6)
     shapley = peer.ShapleyValues(module)
-    given = [
-        shapley.attribute(x[i][None], 0.0, k, feature_mask=pieces[i][None, None], perturbations_per_eval=720)
-        for i, k in enumerate([3, 0])
-    ]
-    ours = found("kernel-shap", module, x, [3, 0], segments=6, samples=62, fill="mean")
+    given = shapley.attribute(x, 0.0, 3, feature_mask=pieces[:, None], perturbations_per_eval=240)
+    ours = found("kernel-shap", module, x, 3, segments=6, samples=62, fill="mean")
     assert ours.notes["coalitions"] == "all 62"
-    torch.testing.assert_close(ours.maps, torch.cat(given)[:, 0].double(), atol=1e-4, rtol=1e-5)  # rounded to float32
+    torch.testing.assert_close(ours.maps, given[:, 0].double(), atol=1e-4, rtol=1e-5)  # rounded to float32
+
+
+def test_same_shapley_values_by_regression() -> None:
+    """Theirs draws coalitions: within a few percent."""
+    module, x = plain_net(), pictures(1)
+    pieces = superpixels(fm.Classifier(module, size=32).to_pixels(x), 6)
+    torch.manual_seed(0)  # theirs
+    given = peer.KernelShap(module).attribute(
+        x, 0.0, 3, feature_mask=pieces[:, None], n_samples=1500, perturbations_per_eval=250
+    )
+    ours = raw("kernel-shap", module, x, 3, segments=6, samples=62, fill="mean")
+    torch.testing.assert_close(ours, given[:, 0].double(), rtol=0, atol=0.05 * float(ours.abs().max()))
 
 
 def test_same_shapley_values_of_channels() -> None:
@@ -132,6 +168,14 @@ def test_same_relevance_by_epsilon(make: Callable[[], nn.Sequential]) -> None:
     ours = lrp("epsilon", module, x, CLASSES)
     torch.testing.assert_close(ours, given, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours, raw("gradient-x-input", module, x, CLASSES), atol=1e-7, rtol=0)
+
+
+def test_same_relevance_of_channels() -> None:
+    module, x = plain_net(), pictures()
+    module[5].rule = EpsilonRule()
+    given = peer.LayerLRP(module, module[2]).attribute(x, target=CLASSES).sum(dim=(2, 3)).detach()
+    ours = found("lrp-cam", module, x, CLASSES, "2", epsilon=1e-9).coefficients
+    torch.testing.assert_close(ours, given, atol=1e-5, rtol=0)
 
 
 def positive_rules(module: nn.Sequential) -> nn.Sequential:

@@ -47,6 +47,14 @@ def test_same_maps(name: str, make: Any, layer: str) -> None:
     torch.testing.assert_close(shown(raw(name, module, x, CLASSES, layer)), given, atol=1e-5, rtol=0)
 
 
+def test_same_maps_of_coarse_layers() -> None:
+    """Where nothing is cut off, for then the order does not matter."""
+    module, x = nn.Sequential(nn.AvgPool2d(4), *pooled_net()), pictures()
+    module[-1].weight.data.abs_()
+    given = theirs("GradCAM", module, "4", x, CLASSES)
+    torch.testing.assert_close(shown(raw("grad-cam", module, x, CLASSES, "4")), given, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("make", [plain_net, pooled_net])
 def test_same_score_cam(make: Callable[[], nn.Sequential]) -> None:
     """The softmax over channels does not see whether the score of nothing was taken off before, as the paper does."""
@@ -150,6 +158,21 @@ def test_frozen_networks_and_callers_without_gradients(kind: str) -> None:
         torch.testing.assert_close(raw("grad-cam", module, x, CLASSES, "3"), expected)
         error = error_of(lambda: theirs("GradCAM", module, "3", x, CLASSES))
         still("does not require grad" in error, f"{kind}: an error of autograd")
+
+
+def test_networks_in_half_precision() -> None:
+    module, x = plain_net().bfloat16(), pictures().bfloat16()
+    error = error_of(lambda: theirs("GradCAM", module, "3", x, CLASSES))
+    still("BFloat16" in error, "an error of numpy, which knows no bfloat16")
+    full = raw("grad-cam", plain_copy(module), x.float(), CLASSES, "3")
+    ours = raw("grad-cam", module, x, CLASSES, "3")
+    assert ours.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([ours.flatten(), full.flatten()]))[0, 1] > 0.999
+
+
+def plain_copy(module: nn.Sequential) -> nn.Sequential:
+    """The same network in float32."""
+    return copy.deepcopy(module).float()
 
 
 def test_a_relu_in_place_after_the_target_layer_changes_what_they_read() -> None:
