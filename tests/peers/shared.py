@@ -38,6 +38,13 @@ def pooled_net() -> nn.Sequential:
     return _loud(net)
 
 
+def leaky_net() -> nn.Sequential:
+    """`plain_net` with activations that are negative and still count."""
+    net = plain_net()
+    net[1], net[3], net[7] = (nn.LeakyReLU(0.3) for _ in range(3))
+    return net
+
+
 def _loud(net: nn.Sequential) -> nn.Sequential:
     """Float64, and with scores so large that the epsilons by which the others divide do not show."""
     net[-1].weight.data *= 300

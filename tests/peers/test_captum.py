@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import faithmap as fm
 from faithmap.pixels import superpixels
 from tests import nets
-from tests.peers.shared import CLASSES, error_of, found, lrp, pictures, plain_net, pooled_net, raw, still
+from tests.peers.shared import CLASSES, error_of, found, leaky_net, lrp, pictures, plain_net, pooled_net, raw, still
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting")
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor", "ignore:Setting")
 
 
 @pytest.mark.parametrize("layer", [2, 3])
-@pytest.mark.parametrize("make", [plain_net, pooled_net])
+@pytest.mark.parametrize("make", [plain_net, pooled_net, leaky_net])
 def test_same_layer_maps(make: Callable[[], nn.Sequential], layer: int) -> None:
     module, x = make(), pictures()
     grad_cam = peer.LayerGradCam(module, module[layer]).attribute(x, target=CLASSES)

@@ -15,7 +15,19 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from faithmap.draw import overlay
-from tests.peers.shared import CLASSES, at, error_of, found, pictures, plain_net, pooled_net, raw, shown, still
+from tests.peers.shared import (
+    CLASSES,
+    at,
+    error_of,
+    found,
+    leaky_net,
+    pictures,
+    plain_net,
+    pooled_net,
+    raw,
+    shown,
+    still,
+)
 
 
 def theirs(kind: str, module: nn.Module, layer: str, x: Tensor, classes: list[int], **settings: Any) -> Tensor:
@@ -38,7 +50,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("layer", ["2", "3"])  # before and after the ReLU
-@pytest.mark.parametrize("make", [plain_net, pooled_net])
+@pytest.mark.parametrize("make", [plain_net, pooled_net, leaky_net])
 @pytest.mark.parametrize("name", SAME)
 def test_same_maps(name: str, make: Any, layer: str) -> None:
     module, x = make(), pictures()

@@ -14,7 +14,7 @@ from torchcam import methods as peer
 from torchcam.utils import overlay_mask
 
 from faithmap.draw import colour, overlay
-from tests.peers.shared import CLASSES, at, pictures, plain_net, pooled_net, raw, still
+from tests.peers.shared import CLASSES, at, leaky_net, pictures, plain_net, pooled_net, raw, still
 
 
 def theirs(kind: str, module: nn.Module, layer: str, x: Tensor, classes: list[int], **settings: Any) -> Tensor:
@@ -31,7 +31,7 @@ SAME = {"grad-cam": "GradCAM", "xgrad-cam": "XGradCAM", "layer-cam": "LayerCAM",
 
 
 @pytest.mark.parametrize("layer", ["2", "3"])  # before and after the ReLU
-@pytest.mark.parametrize("make", [plain_net, pooled_net])
+@pytest.mark.parametrize("make", [plain_net, pooled_net, leaky_net])
 @pytest.mark.parametrize("name", SAME)
 def test_same_maps(name: str, make: Any, layer: str) -> None:
     module, x = make(), pictures()

@@ -14,6 +14,7 @@ from zennit.composites import (
     EpsilonPlus,
     ExcitationBackprop,
     GuidedBackprop,
+    LayerMapComposite,
     SpecialFirstLayerMapComposite,
     layer_map_base,
 )
@@ -80,6 +81,15 @@ def test_same_relevance(name: str, make: Callable[[], nn.Sequential]) -> None:
     module, x = make(), pictures()
     given = theirs(module, SAME[name](), x, CLASSES)
     torch.testing.assert_close(lrp(name, module, x, CLASSES), given, rtol=0, atol=1e-7)
+
+
+def test_same_relevance_by_an_epsilon_that_shows() -> None:
+    module, x = plain_net(), pictures()
+    epsilon = float(module(x).abs().mean()) / 10
+    rules = LayerMapComposite([*layer_map_base(stabilizer=TINY), (Linear, Epsilon(epsilon))])
+    ours = raw("lrp", module, x, CLASSES, rule="epsilon", epsilon=epsilon, first="same")
+    torch.testing.assert_close(ours, theirs(module, rules, x, CLASSES))
+    assert (ours - lrp("epsilon", module, x, CLASSES)).abs().max() > 0.1 * ours.abs().max()
 
 
 def test_same_relevance_by_the_box_rule() -> None:
