@@ -14,7 +14,7 @@ from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import Tensor, nn
 
 import faithmap as fm
-from faithmap.pixels import superpixels
+from faithmap.pixels import blur, superpixels
 from tests import nets
 from tests.peers.shared import CLASSES, error_of, found, leaky_net, lrp, pictures, plain_net, pooled_net, raw, still
 
@@ -230,15 +230,16 @@ def rescaled(layers: Sequence[nn.Module], A: Tensor, classes: list[int]) -> Tens
     return m * A
 
 
-def off_by(parts: Tensor, module: nn.Module, A: Tensor, classes: list[int]) -> Tensor:
-    """How far parts ``(B, ...)`` are from adding up to y(A) - y(0), as a share of it."""
-    change = (module(A) - module(torch.zeros_like(A)))[range(len(A)), classes]
+def off_by(parts: Tensor, module: nn.Module, A: Tensor, classes: list[int], reference: Tensor | None = None) -> Tensor:
+    """How far parts ``(B, ...)`` are from adding up to y(A) - y(reference), as a share of it; the reference is 0."""
+    reference = torch.zeros_like(A) if reference is None else reference
+    change = (module(A) - module(reference))[range(len(A)), classes]
     return ((parts.flatten(1).sum(dim=1) - change) / change).abs().detach()
 
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.PReLU])
 def test_deep_lift_through_activations_it_does_not_know(activation: Callable[[], nn.Module]) -> None:
-    """Incomplete by a tenth and more; the warning that it gives with every network does not name them."""
+    """Incomplete by percents to multiples; the warning that it gives with every network does not name them."""
     module, x = curved(activation), 3 * pictures()
     A, head = module[0](x).detach(), module[1:]
     with warnings.catch_warnings(record=True) as said:
@@ -280,7 +281,7 @@ def test_deep_lift_through_a_softmax_depends_on_the_batch() -> None:
 
 
 def test_deep_lift_through_max_pooling_whose_windows_overlap() -> None:
-    """As in a ResNet's stem. Where windows share their maximum, all but one of their parts are overwritten."""
+    """Where windows share their maximum, all but one of their parts are overwritten."""
     module, x = plain_net(), pictures()
     module[4] = nn.MaxPool2d(7, stride=4, padding=3)
     A, head = module[:4](x).detach(), module[4:]
@@ -291,6 +292,19 @@ def test_deep_lift_through_max_pooling_whose_windows_overlap() -> None:
     torch.testing.assert_close(found("lift-cam", module, x, CLASSES, "3").coefficients, by_hand.sum(dim=(2, 3)))
 
 
+def test_deep_lift_through_max_pooling_right_behind_a_relu() -> None:
+    """The ReLU is handed the plain gradient, not what the pooling's rule makes of it: it shows where baselines vary."""
+    module, x, other = plain_net(), pictures(), pictures()
+    given = peer.DeepLift(module).attribute(x, other, target=CLASSES)
+    missing = off_by(given, module, x, CLASSES, other)
+    still(bool((missing > 0.02).any()), "DeepLift forgets the rule of max-pooling behind a ReLU")
+    smooth = blur(x, 10, 61)
+    given = peer.DeepLift(module).attribute(x, smooth, target=CLASSES)
+    still(bool((off_by(given, module, x, CLASSES, smooth) > 1e-4).any()), "with a blurred baseline too")
+    ours = raw("deep-lift", module, x, CLASSES, baseline="blur")
+    assert (off_by(ours, module, x, CLASSES, smooth) < 1e-9).all()
+
+
 class Reused(nn.Module):
     """`curved(nn.ReLU)` with one ReLU for both places, as a module or as a function."""
 
@@ -299,11 +313,9 @@ class Reused(nn.Module):
         self.conv, self.fc1, self.fc2 = copy.deepcopy(like[0]), copy.deepcopy(like[5]), copy.deepcopy(like[7])
         self.relu = F.relu if functional else nn.ReLU()
 
-    def head(self, a: Tensor) -> Tensor:
-        return self.fc2(self.relu(self.fc1(F.adaptive_avg_pool2d(self.relu(a), 4).flatten(1))))
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x))
+        x = F.adaptive_avg_pool2d(self.relu(self.conv(x)), 4)
+        return self.fc2(self.relu(self.fc1(x.flatten(1))))
 
 
 @pytest.mark.parametrize("functional", [True, False])
@@ -353,11 +365,8 @@ def test_relevance_of_negative_inputs_by_alpha_and_beta() -> None:
     ours = lrp("epsilon-plus", module, x, CLASSES)
     a = module[:2](x).detach()
     b = module[2:4](a).detach()
-    R = (
-        b
-        / b.sum(dim=(2, 3), keepdim=True)
-        * (b.mean(dim=(2, 3)) * module[6].weight.detach()[CLASSES])[:, :, None, None]
-    )
+    parts = b.mean(dim=(2, 3)) * module[6].weight.detach()[CLASSES]  # what each channel adds to the score
+    R = b / b.sum(dim=(2, 3), keepdim=True) * parts[:, :, None, None]
     truth = z_plus(module[0], x, z_plus(module[2], a, R)).sum(dim=1)
     torch.testing.assert_close(ours, truth)
     still(bool((given - truth).abs().max() > 10 * truth.abs().max()), "alpha-beta takes the inputs to be positive")

@@ -85,7 +85,7 @@ def test_same_relevance(name: str, make: Callable[[], nn.Sequential]) -> None:
 
 def test_same_relevance_by_an_epsilon_that_shows() -> None:
     module, x = plain_net(), pictures()
-    epsilon = float(module(x).abs().mean()) / 10
+    epsilon = float(module(x).detach().abs().mean()) / 10
     rules = LayerMapComposite([*layer_map_base(stabilizer=TINY), (Linear, Epsilon(epsilon))])
     ours = raw("lrp", module, x, CLASSES, rule="epsilon", epsilon=epsilon, first="same")
     torch.testing.assert_close(ours, theirs(module, rules, x, CLASSES))
