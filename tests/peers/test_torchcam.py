@@ -66,15 +66,14 @@ def test_cam_of_a_head_without_average_pooling() -> None:
         raw("cam", module, x, CLASSES, "3")
 
 
-@pytest.mark.parametrize("kind", ["GradCAM", "XGradCAM", "ScoreCAM"])
-def test_a_relu_in_place_moves_the_target_layer_behind_it(kind: str) -> None:
+@pytest.mark.parametrize("name", ["grad-cam", "xgrad-cam", "score-cam"])
+def test_a_relu_in_place_moves_the_target_layer_behind_it(name: str) -> None:
     """The layer that is named is the convolution, the map that is given is the ReLU's, without a word."""
-    name = {kind: name for name, kind in SAME.items()}[kind]
     module, x = pooled_net(), pictures()
     in_place = copy.deepcopy(module)
     in_place[3].inplace = True
-    here, behind = (theirs(kind, module, layer, x, CLASSES) for layer in "23")
-    given = theirs(kind, in_place, "2", x, CLASSES)
+    here, behind = (theirs(SAME[name], module, layer, x, CLASSES) for layer in "23")
+    given = theirs(SAME[name], in_place, "2", x, CLASSES)
     torch.testing.assert_close(given, behind)
     still(not torch.allclose(given, here, rtol=0.01), "a ReLU in place overwrites the activations that were kept")
     ours = raw(name, in_place, x, CLASSES, "2").clamp_min(0)
