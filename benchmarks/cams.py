@@ -20,6 +20,7 @@ from benchmarks.common import DATA, face_pairs, imagenet_squashed, table
 from torch import Tensor
 
 import faithmap as fm
+from faithmap.batching import tune_allocator
 from faithmap.methods.cam import ActivationMap, GradCAM
 from faithmap.models.base import Model
 from faithmap.targets import Similarity, Target
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip", default="", help="methods, separated by commas")
     given = parser.parse_args()
+    tune_allocator()
     classifier = fm.load(f"mobilenet_v2@{DATA}/weights/mobilenet_v2.pth", resize="squash")
     photos = classifier.prepare(imagenet_squashed(DATA, 224)[0][: given.batch])
     face = fm.load(f"mobilefacenet@{DATA}/weights/mobilefacenet_112.pth")

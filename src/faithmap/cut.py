@@ -173,7 +173,8 @@ def observe(
 ) -> tuple[Any, list[Observed]]:
     """Run a network once and see several layers at work, in this thread alone, with gradients.
 
-    Where x has no gradient, recording begins at the shallowest of the layers, and so a backward pass ends there.
+    Where x has no gradient, recording begins at the shallowest of the layers, and so a backward pass ends there. Of a
+    layer that works in place on a tensor which others hold too, only its own readers count in the gradient.
 
     Args:
         module: any network; it is never touched, a frozen twin of it runs.

@@ -102,6 +102,22 @@ def test_smooth_non_linearities_have_implicit_biases(curved: nn.Module) -> None:
     assert float(found.completeness_error.max()) < 1e-9
 
 
+@pytest.mark.parametrize(("inner", "likeness"), [(torch.float32, 1 - 1e-9), (torch.bfloat16, 0.95)])
+def test_gradients_reach_an_input_that_the_network_takes_in_another_precision(
+    inner: torch.dtype, likeness: float
+) -> None:
+    module, x = trained(nets.Residual()), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    exact = FullGrad()(fm.Classifier(module, size=32), x, 1)
+    found = FullGrad().run(fm.Classifier(module.to(inner), size=32), x, 1)
+    assert found.maps.dtype == torch.float64
+    for ours, theirs in zip(found.maps, exact, strict=True):
+        assert float(torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1]) > likeness
+    # The input's own term, which alone needs the gradient to reach so far, is a large part of the sum.
+    assert found.completeness_error is not None
+    assert found.scores is not None
+    assert bool((found.completeness_error < 0.05 * found.scores.abs()).all())
+
+
 def test_what_is_no_layer_is_missing_and_the_error_says_how_much() -> None:
     class Shifted(nn.Module):
         def __init__(self) -> None:

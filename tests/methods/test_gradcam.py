@@ -229,7 +229,7 @@ def literal_fusion(module: nn.Module, layers: list[str], x: Tensor, k: int, gain
     ("make", "layers"),
     [
         (nets.Residual, ["stem", "layer1", "layer2"]), (nets.MobileLike, ["block.1", "block.3", "last"]),
-        (nets.ViTLike, ["blocks.0"]), (nets.VGGLike, ["conv1", "conv2"]),
+        (nets.ViTLike, ["patch", "blocks.0"]), (nets.VGGLike, ["conv1", "conv2"]),
         (nets.Residual, ["layer1.conv1", "layer1.relu", "layer2"]),
     ],
 )  # fmt: skip

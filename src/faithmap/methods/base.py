@@ -174,10 +174,9 @@ class Query:
             x: the samples themselves, where gradients have to reach them.
             inputs: those of the layers whose inputs are kept too.
         """
-        with self.model.autocast():
-            outputs, calls = observe(
-                self.model.module, layers, (self.x if x is None else x).to(self.model.dtype), inputs
-            )
+        x = self.x if x is None else x
+        with torch.enable_grad(), self.model.autocast():
+            outputs, calls = observe(self.model.module, layers, x.to(self.model.dtype), inputs)
         self.cost.forward += len(self)
         self.__dict__.setdefault("outputs", _detached(outputs))
         with torch.enable_grad():
