@@ -192,7 +192,7 @@ def main() -> None:
                 ]  # fmt: skip
                 runs = 2 * (values.shape[1] - 1)
                 lines += [
-                    [f"shap-cam, {pairs} pairs", f"{pairs * runs + 1}", "0",
+                    [f"shap-cam, {2 * pairs} orders", f"{pairs * runs + 1}", "0",
                      median(distances(sample[name][0], values, error))]
                     for pairs, sample in few.items()
                 ]  # fmt: skip

@@ -77,3 +77,14 @@ def test_one_draw_has_no_standard_error() -> None:
     moments = Moments()
     moments.add(torch.ones(1, 2))
     assert moments.standard_error.tolist() == [torch.inf, torch.inf]
+
+
+def test_moments_of_some_entries_go_on_by_themselves() -> None:
+    draws, rows = torch.randn(6, 4, 3, dtype=torch.float64), torch.tensor([True, False, True, False])
+    moments = Moments()
+    moments.add(draws[:4])
+    some = moments.select(rows)
+    some.add(draws[4:, rows])
+    torch.testing.assert_close(some.mean, draws[:, rows].mean(0))
+    torch.testing.assert_close(some.standard_error, draws[:, rows].std(0) / 6**0.5)
+    torch.testing.assert_close(moments.mean, draws[:4].mean(0))

@@ -44,7 +44,7 @@ def coefficients(found: Result) -> tuple[Tensor, Tensor]:
     return found.coefficients, found.coefficients_error
 
 
-def coefficients_of(method: fm.methods.Method, model: fm.Model, x: Tensor, target: Target) -> Tensor:
+def coefficients_of(method: fm.methods.Method, model: fm.Model, x: Tensor, target: Any) -> Tensor:
     found = method.run(model, x, target).coefficients
     assert found is not None
     return found
@@ -94,6 +94,12 @@ def test_enumeration_is_the_definition(make: Callable[[], tuple[fm.Model, Target
     assert found.standard_error is not None
     assert not found.standard_error.any()
     assert found.cost.per_image(2) == {"forward": 1, "tail_forward": 2**8}
+
+
+def test_what_does_not_change_has_values_of_exactly_0() -> None:
+    """Whatever its size; rounding would make a map of it."""
+    for method in (ENUMERATING, SAMPLING, OwenCAM(), LIMECAM()):
+        assert not coefficients_of(method, vgg(), photos(2), lambda z: torch.full((len(z),), 0.3)).any()
 
 
 class Shuffled(nn.Module):
@@ -410,6 +416,11 @@ def test_lrp_is_lift_cam_behind_a_linear_head(make: Callable[[], nn.Module], lay
     model = fm.Classifier(double(make()), size=32, target_layer=layer)
     ours, theirs = (method.run(model, photos(2), Logit([1, 3])).coefficients for method in (LRPCAM(), LIFTCAM()))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-9)
+
+
+def test_a_score_that_is_not_finite_has_no_relevance_to_hand_down() -> None:
+    """0 / 0 by LRP's rules would be a number."""
+    assert bool(coefficients_of(LRPCAM(), vgg(), photos(2), lambda z: z[:, 0] / (z[:, 1] * 0)).isnan().all())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -131,7 +131,9 @@ class OwenCAM(ActivationMap):
 
     One order of one level is LIFT-CAM. Behind global average pooling and one linear layer the closed form
     w_k mean(A_k) is exact. Elsewhere the estimate has a bias, for a channel's own part of the curvature is taken along
-    the coalition's; the standard errors know the sampling alone.
+    the coalition's; the standard errors know the sampling alone. Against sampled SHAP values, `benchmarks/shapley.py`,
+    median distances as shares of their norm, with 97 runs of the tail forward and 32 back, lift-cam's in brackets: .05
+    (.08) for SqueezeNet's logits, .30 (.36) for its probabilities, .13 (.31) for MobileFaceNet's similarities.
 
     Args:
         orders: pairs of orders; a pair costs 2 levels runs of DeepLIFT.
