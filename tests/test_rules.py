@@ -716,6 +716,17 @@ def test_a_score_that_ignores_the_activations_has_no_multipliers() -> None:
     assert found.value.tolist() == [1, 1]
 
 
+def test_a_function_may_be_recorded_in_two_parts() -> None:
+    """What is large is recorded once, what changes from call to call again: the multipliers are those of the whole."""
+    net = double(nn.Sequential(nn.Conv2d(4, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(16, 3)))
+    A, reference = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=9)
+    whole = linearise(lambda t: score(net(t).softmax(1)), A, reference, DEEPLIFT)
+    parts = linearise(lambda z: score(z.softmax(1)), A, reference, DEEPLIFT, record(net, A))
+    torch.testing.assert_close(parts.multipliers, whole.multipliers)
+    torch.testing.assert_close(parts.value, whole.value)
+    assert (parts.runs, whole.runs) == (2, 3)
+
+
 def test_side_inputs_keep_their_values_in_both_passes() -> None:
     """What else crosses the cut (a skip connection) is the photo's own on the reference too."""
     A, side = activations(2, 4, 4, 4), activations(2, 4, 4, 4, seed=7)

@@ -15,7 +15,7 @@ from faithmap.methods.lift import LIFTCAM
 from faithmap.methods.masks import RISE, SRISE, CorrRISE
 from faithmap.methods.occlusion import Occlusion, XFace
 from faithmap.methods.registry import available, create, get, register
-from faithmap.methods.relevance import LRP, DeepLIFT, ExcitationBackprop, GuidedBackprop
+from faithmap.methods.relevance import LRP, XFR, DeepLIFT, ExcitationBackprop, GuidedBackprop
 from faithmap.methods.shap import OwenCAM, ShapCAM
 from faithmap.methods.siblings import LIMECAM, LRPCAM
 from faithmap.methods.surrogates import LIME, KernelSHAP
@@ -31,6 +31,7 @@ __all__ = [
     "LRPCAM",
     "RISE",
     "SRISE",
+    "XFR",
     "XSSAB",
     "AblationCAM",
     "CentreGaussian",

@@ -14,9 +14,10 @@ from faithmap.methods.registry import register
 from faithmap.models.base import Model
 from faithmap.models.frozen import twin
 from faithmap.pixels import blur
-from faithmap.rules import DEEPLIFT, GUIDED, Linearised, excitation, linearise, lrp, relevance
-from faithmap.rules.excitation import with_top
+from faithmap.rules import DEEPLIFT, GUIDED, Linearised, Rules, linearise, relevance
+from faithmap.rules.excitation import AGAINST, BOTH, FOR, excitation, matching, with_top
 from faithmap.rules.folding import fold, reads_input, recorded
+from faithmap.rules.lrp import lrp
 from faithmap.targets import Target
 
 
@@ -26,7 +27,7 @@ class GuidedBackprop(Method):
     """The gradient to the pixels with rectifiers that pass only what is positive in both directions.
 
     Backwards through a rectifier f, ``m_x = f'(x) [x > 0] max(m, 0)``; all else passes its gradient. The map is
-    ``sum_c |m|`` over a pixel's colours. Rectifiers are ReLU, ReLU6 and other clamps, LeakyReLU, PReLU, ELU, GELU,
+    ``sum_c |m|`` over a pixel's colours. Rectifiers are ReLU, ReLU6 and other clamps at 0, LeakyReLU, PReLU, ELU, GELU,
     SiLU, Mish and Hardswish; those that leak are closed to negative inputs too. It is known to depend little on the
     target: an edge detector with weights of its own.
 
@@ -119,8 +120,9 @@ class LRP(Method):
     proportion, a maximum hands all to its winner, and normalisers and gates are taken for fixed. The map is the sum
     over colours.
 
-    Biases absorb their part of the relevance, and epsilon a little: the completeness error says how much,
-    ``|sum R - y|``, and it is 0 in a network without biases alone.
+    The completeness error ``|sum R - y|`` says what did not reach the pixels. The epsilon rule leaves with biases and
+    epsilon what they add; z+ and alpha1-beta0 leave with biases only what no input speaks for, which is nothing in
+    SqueezeNet, but nearly all in networks of depthwise convolutions (MobileNetV2). Without biases all arrives.
 
     Args:
         rule: "epsilon" in all layers, "epsilon-plus" (epsilon in dense layers, z+ in convolutions), or
@@ -132,7 +134,7 @@ class LRP(Method):
         ValueError: epsilon is negative; or there is no black and white for the box, as the network takes neither grey
             nor colour.
 
-    Source: Bach et al. 2015, eq. 58 to 60; Montavon et al. 2017, table 1 (z+, box).
+    Source: Bach et al. 2015, eq. 58 to 60, positive shares without the bias; Montavon et al. 2017, table 1 (z+, box).
 
     Examples:
         >>> import faithmap as fm
@@ -145,7 +147,7 @@ class LRP(Method):
     first: Literal["box", "same"] = "box"
 
     signed = True
-    opposite = "asked"
+    opposite = "negated"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,21 +209,81 @@ class ExcitationBackprop(Method):
 
     def attribute(self, query: Query) -> Result:
         """One backward pass with replaced rules, through the tail."""
-        target, split = query.target, query.split
+        found = excited(query, excitation(self.contrastive))
+        maps, reasons = places(query, found)
+        return Result(maps, reasons=reasons, notes=named(found))
 
-        def prepared(graph: fx.GraphModule) -> fx.GraphModule:
-            return with_top(fold(graph))
 
-        found = relevance(lambda a: target(split.tail(a)), split.A, excitation(self.contrastive), prepare=prepared)
-        query.cost.tail_forward += (found.runs - ("outputs" not in query.__dict__)) * len(query)
-        query.cost.tail_backward += len(query)
-        query.__dict__.setdefault("scores", found.value)
-        P = found.multipliers.to(query.x.dtype)  # (B, C, h, w)
-        lost = (P == 0).flatten(1).all(dim=1).tolist()
-        why = f"nothing in layer {query.layer!r} excites the score"
-        return Result(
-            query.upsample(P.sum(dim=1)), reasons=[why if is_lost else "" for is_lost in lost], notes=named(found)
-        )
+@register("xfr")
+@dataclass(frozen=True)
+class XFR(Method):
+    """Why two faces match, by excitation backpropagation from the numbers of the embedding that agree and disagree.
+
+    A match is a sum over the embedding, ``s = sum_d v_d`` with ``v_d = f_d r_d / (|f| |r|)``. The numbers that agree,
+    v_d > 0, win in proportion to v_d, and hand down to what makes them as large, or as negative, as they are; so do
+    those that disagree. The map of similar places is the difference of the two, and the other way round of dissimilar
+    ones; it is read at a layer and summed over its channels.
+
+    Args:
+        contrastive: take the other side's probabilities off; without it each side has its own, none below 0.
+        kept: truncate each side to its strongest numbers, those that hold this share of it, above 0 and up to 1.
+        layer: where the probabilities are read; the model's target layer by default.
+
+    Raises:
+        ValueError: ``kept`` is not above 0 and at most 1; the model is no `FaceEmbedder`.
+
+    Source: after Williford et al. 2020 (contrastive and truncated contrastive excitation backpropagation), for a pair,
+    where it has triplets: what disagrees within the pair stands for the non-mate.
+
+    Examples:
+        >>> import faithmap as fm
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.PReLU(8), torch.nn.Conv2d(8, 8, 30),
+        ...                           torch.nn.Flatten())
+        >>> face = fm.FaceEmbedder(net, size=32, target_layer="1")
+        >>> XFR()(face, torch.rand(1, 3, 32, 32), fm.targets.Similarity(torch.rand(8))).shape
+        torch.Size([1, 32, 32])
+    """
+
+    contrastive: bool = True
+    kept: float = 1.0
+    layer: str | None = None
+
+    signed = True
+    faces = True
+    opposite = "found"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.kept <= 1:
+            raise ValueError(f"xfr's kept is a share, above 0 and at most 1: got {self.kept}")
+
+    def attribute(self, query: Query) -> Result:
+        """One backward pass for the difference of both sides, or one for each."""
+        found = excited(query, matching(BOTH if self.contrastive else FOR, self.kept))
+        maps, reasons = places(query, found)
+        against = -maps if self.contrastive else places(query, excited(query, matching(AGAINST, self.kept)))[0]
+        return Result(maps, against=against, reasons=reasons, notes=named(found))
+
+
+def excited(query: Query, rules: Rules) -> Linearised:
+    """The winning probabilities at the layer, and what they cost."""
+    split = query.split  # first: the target may need the outputs, which then come from the tail
+    target = query.target
+    # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
+    fresh = "outputs" not in query.__dict__ and "scores" not in query.__dict__
+    found = relevance(lambda a: target(split.tail(a)), split.A, rules, prepare=lambda graph: with_top(fold(graph)))
+    query.cost.tail_forward += (found.runs - fresh) * len(query)
+    query.cost.tail_backward += len(query)
+    query.__dict__.setdefault("scores", found.value)
+    return found
+
+
+def places(query: Query, found: Linearised) -> tuple[Tensor, list[str]]:
+    """The layer's probabilities ``(B, C, h, w)`` as maps ``(B, H, W)``, and why one would be constant."""
+    P = found.multipliers.to(query.x.dtype)
+    lost = (P == 0).flatten(1).all(dim=1).tolist()
+    why = f"nothing in layer {query.layer!r} excites the score"
+    return query.upsample(P.sum(dim=1)), [why if nothing else "" for nothing in lost]
 
 
 def through_network(query: Query, x: Tensor) -> tuple[Callable[[Any], Tensor], fx.GraphModule | None]:

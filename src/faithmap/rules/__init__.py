@@ -21,6 +21,9 @@ is then m * A::
         return Pair(with_gradient(z.value, of=z.value * share), z.reference)
 
     linearise(function, A, torch.zeros_like(A), {aten.relu: own, aten.addmm: epsilon, aten.convolution: epsilon})
+
+The tables here are `DEEPLIFT`, `GUIDED`, `lrp.lrp` and `excitation.excitation`; the last two are for `relevance`, which
+folds BatchNorm into the layer before it.
 """
 
 from __future__ import annotations
@@ -42,7 +45,6 @@ from faithmap.rules.excitation import excitation
 from faithmap.rules.graphs import record
 from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
-from faithmap.rules.lrp import lrp
 from faithmap.rules.shares import relevance
 
 __all__ = [
@@ -54,12 +56,10 @@ __all__ = [
     "Pair",
     "Rule",
     "Rules",
-    "excitation",
     "gradient",
     "gradients",
     "linear_head",
     "linearise",
-    "lrp",
     "plain",
     "record",
     "relevance",

@@ -7,12 +7,22 @@ that layer's row w_k, for a match the sum of its rows weighed with the other fac
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
 
-from faithmap.rules.engine import Interpreter, Pair, Rules, live_pairs, own, packets, references_of, with_gradient
+from faithmap.rules.engine import (
+    Interpreter,
+    Pair,
+    Rules,
+    live_pairs,
+    own,
+    packets,
+    references_of,
+    values_of,
+    with_gradient,
+)
 from faithmap.rules.folding import BATCH_NORMS
 from faithmap.rules.graphs import aten
 from faithmap.rules.guided import guide
@@ -27,11 +37,28 @@ def excitation(contrastive: bool = False) -> Rules:
 
     Source: Zhang et al. 2016, eq. 3 and section 3.3.
     """
+    sides = BOTH if contrastive else FOR
+    return {**_EXCITED, Top: lambda run, op, *args, **kwargs: _score(run, op.of, sides, *args, **kwargs)}
 
-    def top(run: Interpreter, op: Top, *args: Any, **kwargs: Any) -> Pair:
-        return _top(run, op.of, contrastive, *args, **kwargs)
 
-    return {**_EXCITED, Top: top}
+def matching(sides: Sides, kept: float = 1.0) -> Rules:
+    """A table of excitation backpropagation from the numbers of an embedding that agree, or disagree, with another.
+
+    Each number f_d wins in proportion to its part of the match, ``v_d = f_d r_d / (|f| |r|)``, and hands that down to
+    what makes it as large, or as negative, as it is. For graphs with their top marked by `with_top`.
+
+    Args:
+        sides: `FOR` of what agrees (v > 0), `AGAINST` of what disagrees (v < 0), `BOTH` for their difference.
+        kept: the share of each side that its strongest numbers hold, to which it is truncated.
+    """
+    return {**_EXCITED, Top: lambda run, op, *args, **kwargs: _match(run, op.of, sides, kept, *args, **kwargs)}
+
+
+Sides: TypeAlias = tuple[tuple[int, int], ...]
+"""Which sign of parts wins, and the sign that its probabilities get."""
+FOR: Sides = ((1, 1),)
+AGAINST: Sides = ((-1, 1),)
+BOTH: Sides = ((1, 1), (-1, -1))
 
 
 class Top:
@@ -67,28 +94,47 @@ def with_top(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def _top(run: Interpreter, op: Any, contrastive: bool, *args: Any, **kwargs: Any) -> Pair:
+def _score(run: Interpreter, op: Any, sides: Sides, *args: Any, **kwargs: Any) -> Pair:
     """The winners among the top's inputs: shares of what speaks for the score, less those of what speaks against it."""
-    run.rules = PASSING  # above the top nothing competes: what is left is how the score reads it
-    (x,) = live_pairs(args, kwargs)
+    (x,), layer = live_pairs(args, kwargs), layer_of(op, args, kwargs)
     excited = x.value.clamp(min=0)
-    won = guide(excited, lambda g: _won(excited.detach(), g, contrastive))
-    layer = layer_of(op, args, kwargs)
-    with torch.no_grad():
-        value = op(*[a.value if isinstance(a, Pair) else a for a in args], **kwargs)
-        reference = op(*references_of(args), **references_of(kwargs))
+    won = guide(excited, lambda g: _won(excited.detach(), g, sides))
+    value, reference = _values(run, op, args, kwargs)
     linear = won if layer is None else layer.apply(won, layer.weight, None)
     return Pair(with_gradient(value, of=linear), reference)
 
 
-def _won(x: Tensor, g: Tensor, contrastive: bool) -> Tensor:
-    """The multipliers of inputs x ``(B, ...)`` that the score weighs with g: probabilities divided by x."""
-    m = torch.zeros_like(x)
-    for sign in (1, -1) if contrastive else (1,):
-        weights = (sign * g).clamp(min=0)
-        total = (x * weights).flatten(1).sum(dim=1).view(-1, *[1] * (x.ndim - 1))
-        m = m + sign * weights * ratio(torch.ones_like(total), total)
-    return m
+def _match(run: Interpreter, op: Any, sides: Sides, kept: float, *args: Any, **kwargs: Any) -> Pair:
+    """The winners among the top's outputs, and below them what drives each to its side of 0."""
+    (x,), layer = live_pairs(args, kwargs), layer_of(op, args, kwargs)
+    value, reference = _values(run, op, args, kwargs)
+    share = excited = x.value.clamp(min=0)
+    if layer is not None:
+        drives = [layer.apply(excited, w, None) for w in (layer.weight.clamp(min=0), layer.weight.clamp(max=0))]
+        share = torch.where(value > 0, *drives)
+    linear = guide(share * ratio(value, share), lambda g: _won(value, g, sides, kept))
+    return Pair(with_gradient(value, of=linear), reference)
+
+
+def _values(run: Interpreter, op: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+    run.rules = PASSING  # above the top nothing competes: what is left is how the score reads it
+    with torch.no_grad():
+        return op(*values_of(args), **values_of(kwargs)), op(*references_of(args), **references_of(kwargs))
+
+
+def _won(x: Tensor, g: Tensor, sides: Sides, kept: float = 1.0) -> Tensor:
+    """The multipliers of numbers x ``(B, ...)`` that the score weighs with g: probabilities divided by x."""
+    P = torch.zeros_like(x).flatten(1)
+    for side, sign in sides:
+        parts = (side * x * g).clamp(min=0).flatten(1)
+        total = parts.sum(dim=1, keepdim=True)
+        if kept < 1:
+            strongest, places = parts.sort(dim=1, descending=True)
+            strongest = strongest.where(strongest.cumsum(1) - strongest < kept * total, 0)
+            parts = torch.zeros_like(parts).scatter(1, places, strongest)
+            total = parts.sum(dim=1, keepdim=True)
+        P = P + sign * ratio(parts, total.expand_as(parts))
+    return ratio(P.view_as(x), x)
 
 
 def _excite(layer: Layer) -> tuple[Tensor, Tensor]:

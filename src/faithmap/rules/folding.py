@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,11 +38,11 @@ def recorded(module: nn.Module, x: Tensor) -> tuple[fx.GraphModule | None, int]:
 
 
 def reads_input(graph: fx.GraphModule) -> bool:
-    """Whether a convolution reads the graph's input as it is."""
+    """Whether a convolution reads the graph's input as it is, or padded."""
     nodes = list(graph.graph.nodes)
     given = nodes[:1]
     for node in nodes:
-        if node.target is aten.clone.default and node.args[0] in given:
+        if node.target in (aten.clone.default, aten.constant_pad_nd.default) and node.args[0] in given:
             given.append(node)
     return any(node.target is aten.convolution.default and node.args[0] in given for node in nodes)
 
@@ -50,9 +50,9 @@ def reads_input(graph: fx.GraphModule) -> bool:
 def fold(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph with biases and BatchNorms folded into the linear layers before them, in place.
 
-    A bias stands alone where a linear layer reads tokens that do not lie in order, which depends on the batch's size;
-    rules must not. The folded weights are part of the graph, computed anew whenever it runs, and so follow an optimizer's steps. A
-    BatchNorm that does not stand alone behind a linear layer stays what it is: a scale and a shift.
+    The folded weights are part of the graph, computed anew whenever it runs, and so follow an optimizer's steps. A
+    BatchNorm that does not stand alone behind a linear layer stays what it is, a scale and a shift. A bias is an
+    operation of its own where tokens do not lie in order, which depends on the batch's size, as rules must not.
     """
     for node in list(graph.graph.nodes):
         _join_bias(graph, node)
@@ -92,16 +92,16 @@ def _join_bias(graph: fx.GraphModule, node: fx.Node) -> None:
     """``view(x @ w) + b`` as ``view(b + x @ w)``, which is one operation."""
     if node.target is not aten.add.Tensor or node.kwargs or not all(isinstance(a, fx.Node) for a in node.args):
         return
-    view, bias = node.args
+    view, bias = cast("tuple[fx.Node, fx.Node]", node.args)
     if view.target is not aten._unsafe_view.default or bias.op != "get_attr" or len(view.users) > 1:
         return
-    layer = view.args[0]
+    layer = view.all_input_nodes[0]
     with_bias = {aten.bmm.default: aten.baddbmm.default, aten.mm.default: aten.addmm.default}.get(layer.target)
     if with_bias is None or len(layer.users) > 1 or getattr(graph, str(bias.target)).ndim != 1:
         return
     with graph.graph.inserting_before(node):
         joined = graph.graph.call_function(with_bias, (bias, *layer.args))
-        node.replace_all_uses_with(graph.graph.call_function(view.target, (joined, *view.args[1:])))
+        node.replace_all_uses_with(graph.graph.call_function(aten.view.default, (joined, *view.args[1:])))
     for old in (node, view, layer):
         graph.graph.erase_node(old)
 

@@ -40,9 +40,14 @@ def _guided(run: Interpreter, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any
     return Pair(guide(out.value, lambda g: g.clamp(min=0)), out.reference)
 
 
-# Rectifiers, ReLU6 (a clamp) and those that leak included; all else passes its own gradient, which is the method's.
+def _clamped(run: Interpreter, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """A clamp is a rectifier where it cuts at 0 (ReLU6, ``clamp(min=0)``)."""
+    return (_guided if args and args[0] == 0 else own)(run, op, x, *args, **kwargs)
+
+
+# Rectifiers, those that leak included; all else passes its own gradient, which is the method's.
 GUIDED: Rules = {
     **dict.fromkeys(DEEPLIFT, own),
-    **dict.fromkeys(packets("relu hardtanh clamp clamp_min threshold leaky_relu _prelu_kernel elu celu"), _guided),
-    **dict.fromkeys(packets("gelu silu mish hardswish"), _guided),
+    **dict.fromkeys(packets("relu leaky_relu _prelu_kernel elu celu gelu silu mish hardswish"), _guided),
+    **dict.fromkeys(packets("hardtanh clamp clamp_min threshold"), _clamped),
 }

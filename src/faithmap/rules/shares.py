@@ -203,6 +203,12 @@ def _same(run: Interpreter, op: Any, x: Any, **kwargs: Any) -> Any:
     return x
 
 
+def _padded(run: Interpreter, op: Any, x: Any, pad: list[int], value: float = 0) -> Any:
+    """The input with a border of zeros is still the input, with no share of its border."""
+    out = own(run, op, x, pad, value)
+    return Leaf(out.value, out.reference, share=op(x.share, pad, 0)) if isinstance(x, Leaf) and value == 0 else out
+
+
 _FACTORS = set(packets("sigmoid hardsigmoid rsqrt reciprocal"))
 _ELEMENTWISE = [packet for packet, rule in DEEPLIFT.items() if rule is DEEPLIFT[aten.relu]]
 # What DeepLIFT takes apart (attention, layer norm, division) is taken apart here too, and its parts go by these rules.
@@ -216,4 +222,5 @@ PASSING: Rules = {
     **dict.fromkeys(packets("adaptive_max_pool3d amax amin max min maximum minimum"), own),
     **dict.fromkeys(BATCH_NORMS, _batch_norm),
     aten.clone: _same,
+    aten.constant_pad_nd: _padded,
 }
