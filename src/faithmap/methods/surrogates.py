@@ -100,8 +100,9 @@ class LIME(Surrogate):
         y = y[..., None] - (k * y[..., None]).sum(dim=1, keepdim=True) / k.sum(dim=1, keepdim=True)
         inverse = _inverse(z.mT @ (k * z) + self.ridge * torch.eye(pieces.count).to(z))
         b = inverse @ (z.mT @ (k * y))  # (B, K, 1)
-        influence = (k * (y - z @ b) * z) @ inverse  # (B, N, K), of each coalition on b
-        error = (influence.square().sum(dim=1) * self.samples / (self.samples - pieces.count - 1)).sqrt()
+        pull = k * (z @ inverse)  # (B, N, K), of each coalition's score on b
+        leverage = (pull * z).sum(dim=2, keepdim=True) + k / k.sum(dim=1, keepdim=True)
+        error = _error(pull * (y - z @ b), leverage)
         return pieces.result(query, b[..., 0], error, notes={"segments": pieces.count})
 
 
@@ -163,10 +164,10 @@ class KernelSHAP(Surrogate):
         phi = free + along * (change - all_.mT @ free)  # (B, K, 1)
         error = None
         if not exact:
-            # Pairs are what is drawn independently; what they add along the constraint is taken back.
-            influence = (z * (y - z @ phi)).view(B, -1, 2, K).sum(dim=2) @ (inverse - along @ (all_.mT @ inverse))
-            pairs = influence.shape[1]
-            error = (influence.square().sum(dim=1) * pairs / (pairs - K + 1)).sqrt()
+            # What is drawn independently is pairs; the sum being given, a pair tells y(z) - y(not z).
+            half, left = z[:, ::2], y - z @ phi
+            pull = 2 * half @ (inverse - along @ (all_.mT @ inverse))
+            error = _error(pull * (left[:, ::2] - left[:, 1::2]) / 2, (pull * half).sum(dim=2, keepdim=True))
         total, size = phi.sum(dim=(1, 2)), phi.abs().sum(dim=(1, 2))
         return pieces.result(
             query,
@@ -239,6 +240,17 @@ def _inverse(matrices: Tensor) -> Tensor:
     """Of symmetric matrices ``(B, K, K)``; segments without pixels, whose rows are 0, stay out of it."""
     inverse: Tensor = torch.linalg.pinv(matrices, hermitian=True)
     return inverse
+
+
+def _error(influence: Tensor, leverage: Tensor) -> Tensor:
+    """Standard errors ``(B, K)`` of coefficients, whether or not the model is right (MacKinnon and White 1985, HC3).
+
+    Args:
+        influence: of each draw on them: its residual times its pull, ``(B, N, K)``.
+        leverage: how far the fit follows the draw, ``(B, N, 1)``; a draw that it meets exactly leaves no residual.
+    """
+    left_out = (1 - leverage).clamp_min(torch.finfo(leverage.dtype).eps)  # residuals of fits without the draw
+    return (influence / left_out).square().sum(dim=1).sqrt()
 
 
 def _all_coalitions(K: int) -> tuple[Tensor, Tensor]:
