@@ -60,6 +60,7 @@ class Shortcut(nn.Module):
 # Where it is right: its stabilizer, added to every sum, is set so small that it does not show.
 
 TINY = 1e-12
+UNBIASED = "bias"  # positive shares are the inputs' alone, unless it is asked to give the bias one too
 
 
 def composite(rule: Any, of: Any = Convolution, first: Any = None) -> Composite:
@@ -70,8 +71,8 @@ def composite(rule: Any, of: Any = Convolution, first: Any = None) -> Composite:
 
 SAME = {
     "epsilon": lambda: composite(Epsilon(TINY)),
-    "epsilon-plus": lambda: EpsilonPlus(TINY, TINY, layer_map_base(stabilizer=TINY)),
-    "alpha1-beta0": lambda: composite(AlphaBeta(1, 0, TINY), Linear),
+    "epsilon-plus": lambda: composite(ZPlus(TINY, UNBIASED)),
+    "alpha1-beta0": lambda: composite(AlphaBeta(1, 0, TINY, UNBIASED), Linear),
 }
 
 
@@ -96,7 +97,7 @@ def test_same_relevance_by_the_box_rule() -> None:
     """Between black and white."""
     module, x = plain_net(), pictures()
     black, white = (fm.Classifier(module, size=32).from_pixels(torch.full_like(x, level)) for level in (0, 1))
-    given = theirs(module, composite(ZPlus(TINY), first=ZBox(black, white, TINY)), x, CLASSES)
+    given = theirs(module, composite(ZPlus(TINY, UNBIASED), first=ZBox(black, white, TINY, UNBIASED)), x, CLASSES)
     torch.testing.assert_close(raw("lrp", module, x, CLASSES, epsilon=TINY), given, rtol=0, atol=1e-7)
 
 
@@ -105,7 +106,7 @@ def normed_net(eps: float) -> nn.Sequential:
     net = pooled_net()
     for place in (3, 1):
         norm = nn.BatchNorm2d(8, eps=eps).double().eval()
-        norm.weight.data, norm.bias.data = torch.rand_like(norm.weight) + 0.5, torch.randn_like(norm.bias) / 4
+        norm.weight.data, norm.bias.data = torch.randn_like(norm.weight), torch.randn_like(norm.bias) / 4
         norm.running_mean, norm.running_var = torch.randn_like(norm.bias) / 4, torch.rand_like(norm.weight) + 0.5
         net.insert(place, norm)
     return net
@@ -134,7 +135,7 @@ def test_same_winning_probabilities(make: Callable[[], nn.Sequential], layer: in
     """At a layer: theirs of the network from there."""
     module, x = make(), pictures()
     above, A = module[layer + 1 :], module[: layer + 1](x).detach()
-    winner = ExcitationBackprop(TINY, layer_map_base(stabilizer=TINY), zero_params="bias")  # as in the paper
+    winner = ExcitationBackprop(TINY, layer_map_base(stabilizer=TINY), zero_params=UNBIASED)
     given = theirs(above, winner, A, CLASSES, scored=False)
     ours = raw("excitation-backprop", module, x, CLASSES, str(layer))
     torch.testing.assert_close(ours, given, rtol=0, atol=1e-7)

@@ -13,7 +13,8 @@ from faithmap.methods.base import Query, Result
 from faithmap.methods.cam import ActivationMap
 from faithmap.methods.coalitions import worth_of
 from faithmap.methods.registry import register
-from faithmap.rules import lrp, relevance
+from faithmap.rules import relevance
+from faithmap.rules.lrp import lrp
 
 
 @register("lime-cam")

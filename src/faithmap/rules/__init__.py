@@ -41,7 +41,6 @@ from faithmap.rules.engine import (
     plain,
     with_gradient,
 )
-from faithmap.rules.excitation import excitation
 from faithmap.rules.graphs import record
 from faithmap.rules.guided import GUIDED
 from faithmap.rules.heads import LinearHead, linear_head
