@@ -24,8 +24,8 @@ import faithmap as fm
 from faithmap.methods import create
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rise, not centred": ("rise", {"centred": False}),
     "rise": ("rise", {}),
-    "rise, centred": ("rise", {"centred": True}),
     "s-rise, not centred": ("s-rise", {"centred": False}),
     "s-rise": ("s-rise", {}),
     "corrise": ("corrise", {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -109,3 +111,12 @@ class MobileLike(nn.Module):
         x = self.stem(x)
         x = self.last(x + self.block(x))
         return self.classifier(x.mean(dim=(2, 3)))
+
+
+CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
+    "gap": gap_linear,
+    "vgg": VGGLike,
+    "residual": Residual,
+    "mobile": MobileLike,
+    "vit": ViTLike,
+}

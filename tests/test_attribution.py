@@ -23,7 +23,7 @@ from faithmap import attribution as rooms
 from faithmap.attribution import Attribution, PairAttribution, Provenance, Sample
 from tests import nets
 
-ABOUT = Provenance("fame", {}, False, "net", None, 0, "float32", "cpu", {}, 0.0, 1, {})
+ABOUT = Provenance("fame", {}, False, "net", "", None, 0, "float32", "cpu", {}, 0.0, 1, {})
 
 
 def of(maps: Any) -> Attribution:
@@ -100,7 +100,9 @@ def test_a_pair_comes_back_as_it_was(method: str, tmp_path: Path) -> None:
 def test_one_of_many_and_numpys_numbers_can_be_saved(att: Attribution, tmp_path: Path) -> None:
     part = att[1]
     assert torch.equal(Attribution.load(part.save(tmp_path / "one.safetensors")).maps[0], att.maps[1])
-    about = Provenance("fame", {"step": np.float32(0.5)}, False, "net", None, np.int64(3), "", "cpu", {}, 0.0, 1, {})
+    about = Provenance(
+        "fame", {"step": np.float32(0.5)}, False, "net", "", None, np.int64(3), "", "cpu", {}, 0.0, 1, {}
+    )
     mixed = Attribution(torch.rand(1, 2, 2), [Sample("", "", {"k": np.int64(7)}, 0.0)], about)
     back = Attribution.load(mixed.save(tmp_path / "numpy.safetensors"))
     assert back.provenance["seed"] == 3
@@ -360,6 +362,6 @@ def test_what_is_known_is_plain_data(att: Attribution) -> None:
     assert [s["label"] for s in about["samples"]] == ["c", "e"]
     assert [s["target"] for s in about["samples"]] == [{"target": "Logit", "k": 2}, {"target": "Logit", "k": 4}]
     assert all(len(s["sha256"]) == 16 for s in about["samples"])
-    assert set(about["versions"]) == {"faithmap", "torch", "python"}
+    assert set(about["versions"]) == {"faithmap", "torch", "numpy", "pillow", "python"}
     assert repr(att) == "Attribution(lift-cam on tiny: 2 x 32 x 32, c, e)"
     torch.testing.assert_close(att.scores, torch.tensor([s["score"] for s in about["samples"]]), atol=0, rtol=0)

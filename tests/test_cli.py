@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from PIL import Image
 import faithmap as fm
 from faithmap import cli
 from faithmap.cli import main
-from faithmap.demo import save_picture
-from faithmap.terminal import plain
+from faithmap.files import save_picture
+from faithmap.terminal import Screen, plain
 from tests import nets
 
 Run = Callable[..., tuple[int, str, str]]
@@ -24,6 +25,17 @@ Run = Callable[..., tuple[int, str, str]]
 
 def classifier(module: torch.nn.Module, **settings: Any) -> fm.Classifier:
     return fm.Classifier(module, size=32, labels=["ant", "bee", "cat", "dog", "eel"], **settings)
+
+
+# All methods, the slow ones at work that is small enough for a test.
+SMALL = tuple(
+    part
+    for setting in (
+        "corrise.masks=20", "extremal-perturbation.iterations=2", "fame.iterations=2", "kernel-shap.samples=20",
+        "lime.samples=20", "rise.masks=20", "s-rise.masks=20", "smooth-grad.samples=2",
+    )
+    for part in ("--set", setting)
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -254,6 +266,66 @@ def test_quiet_prints_nothing(run: Run, photo: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a cat ü.maps.png").is_file()
 
 
+def test_compare_writes_one_page_and_the_maps_that_python_gives(run: Run, photo: Path, tmp_path: Path) -> None:
+    """A row for each readable photo, a file for each photo and method; code 1 for the photo that is none."""
+    other, out = picture(tmp_path / "b.png"), tmp_path / "out"
+    ask = ("compare", photo, other, tmp_path / "absent.png", "-m", "tiny", "--methods", "lift-cam,random", "-t", "bee")
+    code, printed, said = run(*ask, "-o", out, "--json")
+    document = json.loads(printed)
+    found = fm.compare(fm.load("tiny"), [photo, other], ["lift-cam", "random"], "bee")
+    assert (code, len(said.splitlines()), len(document["failed"])) == (1, 1, 1)
+    assert document["agreement"]["lift-cam"] == pytest.approx(found.agreement()["lift-cam"])
+    for i, image in enumerate(document["images"]):
+        for about in image["methods"]:
+            assert torch.equal(fm.Attribution.load(about["file"]).maps, found[about["method"]].maps[i : i + 1])
+    assert sorted(path.suffix for path in out.iterdir()) == [".png"] + 4 * [".safetensors"]
+    assert Path(document["sheet"]).name == "a cat ü.compare.png"
+    printed = run(*ask, "-o", out, "--signed")[1]
+    assert "Do they agree?" in printed
+
+
+@pytest.mark.parametrize(("methods", "expected"), [("grad-cam,cam", 1), ("all", 0)])
+def test_compare_tells_which_methods_refuse(run: Run, photo: Path, tmp_path: Path, methods: str, expected: int) -> None:
+    """CAM behind several layers, known only once it runs: an error where it was asked for, a warning in all."""
+    small = SMALL if methods == "all" else ()
+    code, printed, said = run("compare", photo, "-m", "deep", "--methods", methods, *small, "-o", tmp_path, "--json")
+    document = json.loads(printed)
+    assert (code, list(document["refused"])) == (expected, ["cam"])
+    assert said.startswith(("error" if expected else "warning") + ": cam: cam needs a head")
+    assert len(said.splitlines()) == 1
+    assert {one["method"] for one in document["images"][0]["methods"]} >= {"grad-cam"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--methods", "fame,lift"], "lift-cam"),
+        (["--set", "lift-cam.layer=99"], "no layer '99'"),
+        (["--target", "beee"], "did you mean bee"),
+        (["--model", "eyes"], "faithmap verify"),
+    ],
+)
+def test_compare_refuses_before_any_work(
+    run: Run, photo: Path, tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    """Exit code 2, one line on stderr, no folder made."""
+    model = [] if "--model" in arguments else ["--model", "tiny"]
+    code, printed, said = run("compare", photo, *model, *arguments, "--out", tmp_path / "out")
+    assert (code, printed, len(said.splitlines()), word in said) == (2, "", 1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_methods_than_a_terminal_is_wide_are_told_by_their_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with the mean, the most and the least like it; a method that agrees with none has none."""
+    names = [f"m{i}" for i in range(11)]
+    far = {a: {b: 1 - abs(i - j) / 10 for j, b in enumerate(names)} for i, a in enumerate(names)}
+    table = {a: {b: math.nan if "m10" in (a, b) else r for b, r in row.items()} for a, row in far.items()}
+    Screen(False, False).agreement(table, 1)
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["m0"] == ["0.50", "0.90", "m1", "0.10", "m9"]
+    assert rows["m10"] == ["none"]
+
+
 @pytest.mark.parametrize("decision", ["match", "no match", None])
 def test_verify_tells_score_threshold_and_decision(run: Run, photo: Path, tmp_path: Path, decision: str | None) -> None:
     """The score is the model's own similarity; a figure and a file per method; no decision without a threshold."""
@@ -270,7 +342,7 @@ def test_verify_tells_score_threshold_and_decision(run: Run, photo: Path, tmp_pa
     assert document["match"] is (None if decision is None else decision == "match")
     saved = fm.PairAttribution.load(document["methods"][0]["file"])
     assert saved.threshold == threshold
-    assert all(Path(method["figure"]).is_file() for method in document["methods"])
+    assert all(Path(method["figure"]).is_file() for method in [*document["methods"], {"figure": document["sheet"]}])
     assert run(*ask)[1].splitlines()[0].endswith(decision or "no decision without --threshold")
 
 
@@ -283,6 +355,16 @@ def test_verify_refuses(run: Run, photo: Path, tmp_path: Path, arguments: list[s
     code, _, said = run("verify", photo, photo, *arguments, "-o", tmp_path / "out")
     assert (code, len(said.splitlines()), word in said) == (2, 1, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_verify_with_all_methods_leaves_out_those_that_cannot(run: Run, photo: Path, tmp_path: Path) -> None:
+    """CAM does not know a cosine: a warning, and the others' files."""
+    ask = ("verify", photo, picture(tmp_path / "b.png"), "-m", "eyes", "--methods", "all", *SMALL)
+    code, printed, said = run(*ask, "-o", tmp_path / "out", "--json")
+    document = json.loads(printed)
+    assert (code, list(document["refused"])) == (0, ["cam"])
+    assert said.startswith("warning: cam: cam needs a head")
+    assert {one["method"] for one in document["methods"]} >= {"fame", "lift-cam", "random"}
 
 
 def test_locations_of_one_layer(run: Run, photo: Path, tmp_path: Path) -> None:
@@ -351,7 +433,7 @@ def test_list_tells_what_the_registries_hold(run: Run) -> None:
 def test_help_and_version(run: Run) -> None:
     """Every command explains itself; without arguments the program does."""
     assert run("--version")[:2] == (0, f"faithmap {fm.__version__}\n")
-    for command in ((), ("explain",), ("verify",), ("locations",), ("list",), ("demo",)):
+    for command in ((), ("explain",), ("compare",), ("verify",), ("locations",), ("list",), ("demo",)):
         code, printed, _ = run(*command, "--help")
         assert (code, "Usage" in printed) == (0, True)
     assert "personal data" in run("verify", "--help")[1]

@@ -16,7 +16,8 @@ from PIL import Image
 
 import faithmap as fm
 from faithmap import cli
-from faithmap.demo import Explained, sheet, spent, write_demo
+from faithmap.demo import Explained, sheet, write_demo
+from faithmap.words import spent
 from tests import nets
 
 PHOTOS = Path(str(files("faithmap") / "assets" / "photos"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -213,8 +213,8 @@ GRAPHS: dict[Head, fx.GraphModule] = {}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each head of the table is recorded once; threads only wait for one another over tensors as small as these."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each head of the table is recorded once."""
 
     def record_once(function: Head, A: Tensor) -> fx.GraphModule:
         if function not in SCORES.values():
@@ -222,10 +222,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return GRAPHS[function] if function in GRAPHS else GRAPHS.setdefault(function, record(function, A))
 
     monkeypatch.setattr("faithmap.rules.engine.record", record_once)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def references(A: Tensor) -> dict[str, Tensor]:

@@ -6,28 +6,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from faithmap import attribution, draw, images, methods, metrics, models, targets
-    from faithmap.api import DegenerateMapWarning, explain, explain_locations, explain_pair, locality_by_layer
+    from faithmap.api import (
+        compare,
+        compare_pair,
+        explain,
+        explain_locations,
+        explain_pair,
+        locality_by_layer,
+    )
     from faithmap.attribution import Attribution, LocationMaps, PairAttribution
+    from faithmap.comparison import Comparison, PairComparison
     from faithmap.models import Classifier, FaceEmbedder, load
+    from faithmap.running import DegenerateMapWarning
 
 __version__ = _version("faithmap")
 
 _MODULES = ("attribution", "draw", "images", "methods", "metrics", "models", "targets")
 _NAMES = {
-    "api": ("DegenerateMapWarning", "explain", "explain_locations", "explain_pair", "locality_by_layer"),
+    "api": (
+        "compare",
+        "compare_pair",
+        "explain",
+        "explain_locations",
+        "explain_pair",
+        "locality_by_layer",
+    ),
     "attribution": ("Attribution", "LocationMaps", "PairAttribution"),
+    "comparison": ("Comparison", "PairComparison"),
     "models": ("Classifier", "FaceEmbedder", "load"),
+    "running": ("DegenerateMapWarning",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Attribution",
     "Classifier",
+    "Comparison",
     "DegenerateMapWarning",
     "FaceEmbedder",
     "LocationMaps",
     "PairAttribution",
+    "PairComparison",
     "attribution",
+    "compare",
+    "compare_pair",
     "draw",
     "explain",
     "explain_locations",

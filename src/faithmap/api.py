@@ -1,38 +1,51 @@
-"""The library in one line each: explain pictures, pairs of faces, and the places of a feature map."""
+"""The library in one line each: explain pictures, pairs of faces, and the places of a feature map; compare methods."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import platform
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from faithmap import cut, methods
-from faithmap.attribution import Attribution, Face, LocationMaps, PairAttribution, Provenance, Sample, pixels_of
-from faithmap.batching import Progress, chunked, default_batch
-from faithmap.images import Picture
+from faithmap import cut
+from faithmap.attribution import Attribution, LocationMaps, PairAttribution, pixels_of
+from faithmap.batching import Progress, default_batch
+from faithmap.comparison import Comparison, PairComparison
 from faithmap.methods import FAME, Method, Result
+from faithmap.methods.base import Query
 from faithmap.metrics import Interval, bootstrap, cam_locality
 from faithmap.metrics.locality import cell_weights
-from faithmap.models.base import Inputs, Model, Pictures, Precision, require_model
-from faithmap.models.classifier import Classifier
+from faithmap.models.base import Model, Pictures, Precision, require_model
 from faithmap.models.face import FaceEmbedder
 from faithmap.pixels import blur
-from faithmap.sampling import sample_ids
-from faithmap.targets import Dissimilarity, Each, FeatureLocation, Similarity, Target
+from faithmap.running import (
+    Methods,
+    able,
+    as_embedder,
+    as_method,
+    as_methods,
+    both_sides,
+    checked,
+    each,
+    explained,
+    explained_pairs,
+    provenance,
+    reporting,
+    sources_of,
+    warn,
+)
+from faithmap.targets import FeatureLocation, Similarity
 
-
-class DegenerateMapWarning(UserWarning):
-    """A map says nothing: it is constant, or not finite."""
+COMPARED = ("lift-cam", "fame", "grad-cam", "centre-gaussian")
+"""What `compare` takes where nobody says: the flagships, the method that everybody knows, and a control to beat."""
+COMPARED_PAIRS = ("fame", "lift-cam", "grad-cam")
+"""Likewise of `compare_pair`."""
+A_PAIR = Similarity(torch.ones(1))
+"""What methods are asked of a pair, as far as they can check it before the embeddings are known."""
 
 
 def explain(
@@ -74,15 +87,15 @@ def explain(
         >>> att.maps.shape, att.samples[0].label
         (torch.Size([1, 224, 224]), 'Egyptian cat')
     """
-    chosen = _method(method)
+    chosen = as_method(method)
     model = require_model(model).configured(precision, compile)
     inputs = model.read(pictures)
     model.target(target, len(inputs.x))  # wrong targets are named before any work
-    with _progress(progress, chosen.name) as report:
-        begin = time.perf_counter()
-        found = chosen.run(model, inputs.x, target, seed=seed, batch_size=batch_size, progress=report)
-        seconds = time.perf_counter() - begin
-    return _attribution(model, inputs, chosen, found, seed, seconds, _sources(pictures, len(inputs.x)))
+    with reporting(progress, chosen.name) as report:
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        att = explained(model, inputs, sources_of(pictures, len(inputs.x)), chosen, target, ask)
+    warn(att)
+    return att
 
 
 def explain_pair(
@@ -124,54 +137,130 @@ def explain_pair(
         >>> pair.match, pair.probe.similar.maps.shape
         (True, torch.Size([1, 32, 32]))
     """
-    chosen = _method(method)
-    model = require_model(model).configured(precision, compile)  # type: ignore[assignment]
-    if not isinstance(model, FaceEmbedder):
-        raise ValueError(f"a pair of faces needs a FaceEmbedder: {model.name} is a {type(model).__name__}")
-    sides = [model.read(side) for side in (probe, gallery)]
-    n = len(sides[0].x)
-    if len(sides[1].x) != n:
-        raise ValueError(f"{n} probes came with {len(sides[1].x)} galleries: give as many of both")
-    faces = Inputs(
-        torch.cat([side.x for side in sides]),
-        sides[0].names + sides[1].names,
-        sides[0].geometries + sides[1].geometries,
-    )  # (2n, 3, H, W): probes, galleries
-    sources = (*_sources(probe, n), *_sources(gallery, n))
-    with _progress(progress, chosen.name) as report:
-        begin = time.perf_counter()
-        size = batch_size or default_batch(faces.x)
-        embeddings = torch.cat(list(chunked(lambda rows: model.embed(faces.x[rows]), 2 * n, size)))
-        partners = embeddings.roll(n, dims=0)  # the galleries' for the probes, and the other way round
-        asks: list[Target] = [Similarity(f) for f in partners]
-        opposites: list[Target] = [Dissimilarity(f) for f in partners]
-        both = chosen.opposite == "asked"
-        x, targets = (faces.x.repeat(2, 1, 1, 1), asks + opposites) if both else (faces.x, asks)
-        found = chosen.run(model, x, Each(targets), seed=seed, batch_size=batch_size, progress=report)
-        found.cost.forward += 2 * n  # the embeddings
-        seconds = time.perf_counter() - begin
-    halves = _halves(chosen, found, Each(opposites), 2 * n)
-    e_plus = _attribution(model, faces, chosen, halves[0], seed, seconds, sources)
-    e_minus = None if halves[1] is None else _attribution(model, faces, chosen, halves[1], seed, seconds, sources)
-    crops = [Face(e_plus[i], None if e_minus is None else e_minus[i]) for i in range(2 * n)]
-    pairs = [PairAttribution(crops[i], crops[n + i], e_plus.samples[i].score, model.threshold) for i in range(n)]
-    return pairs if isinstance(probe, (list, tuple)) or n > 1 else pairs[0]
+    chosen = as_method(method)
+    model = as_embedder(model, precision, compile)
+    faces, sources = both_sides(model, probe, gallery)
+    with reporting(progress, chosen.name) as report:
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        pairs = explained_pairs(model, faces, sources, chosen, ask)
+    warn(*(att for pair in pairs for att in pair.attributions.values()))
+    return pairs if isinstance(probe, (list, tuple)) or len(pairs) > 1 else pairs[0]
 
 
-def _halves(method: Method, found: Result, opposites: Target, n: int) -> tuple[Result, Result | None]:
-    """What speaks for n similarities, and what speaks against them where the method tells."""
-    assert found.scores is not None
-    if method.opposite == "asked":
-        return found.rows(slice(0, n)), found.rows(slice(n, None))
-    if method.opposite == "none":
-        return dataclasses.replace(found, notes=found.notes | {"e-": f"{method.name} has none"}), None
-    negated = method.opposite == "negated"
-    against, error = (-found.maps, found.standard_error) if negated else (found.against, found.against_error)
-    assert against is not None
-    notes = found.notes | {"e-": "the negative of e+" if negated else "found in the run of e+"}
-    return found, dataclasses.replace(
-        found, maps=against, standard_error=error, scores=1 - found.scores, target=opposites, notes=notes
-    )
+def compare(
+    model: Model,
+    pictures: Pictures,
+    methods: Methods = None,
+    target: Any = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    compile: bool = False,
+    progress: bool | Progress | None = None,
+) -> Comparison:
+    """Many methods on the same pictures: do they agree, and what does each cost?
+
+    Args:
+        model: as for `explain`.
+        pictures: as for `explain`.
+        methods: names, or methods with their parameters, which may be several of one name; "all" for every method that
+            can explain this model, slow ones too; `COMPARED` by default.
+        target: as for `explain`; by default the predicted class, the same for all methods.
+        batch_size: pictures per network call.
+        seed: for methods that sample.
+        precision: of the network alone.
+        compile: run iterated methods through torch.compile.
+        progress: True for a bar over all methods, or a function of (done, total).
+
+    Returns:
+        A `Comparison`: an `Attribution` by each method's name, `figure()`, `agreement()` and `save()`. A method that
+        finds only while it runs that it cannot explain this network is among its ``refused``.
+
+    Raises:
+        ValueError: something given does not fit, or no method can explain this; the message says what would.
+        FileNotFoundError: a picture does not exist.
+
+    Examples:
+        >>> two = [fm.methods.FAME(iterations=2), fm.methods.FAME(iterations=4)]
+        >>> list(compare(fm.load(), torch.rand(1, 3, 224, 224), ["random", *two]))
+        ['random', 'fame iterations=2', 'fame iterations=4']
+    """
+    model = require_model(model).configured(precision, compile)
+    asked = as_methods(methods, COMPARED)
+    if isinstance(model, FaceEmbedder) and target is None:
+        raise ValueError(f"{model.name} is a face recogniser: use compare_pair(face, probe, gallery), or name a target")
+    inputs = model.read(pictures)
+    wanted = model.target(target, len(inputs.x))
+    chosen = able(model, asked, wanted) if methods == "all" else checked(model, asked, wanted)
+    if wanted is None:  # once for all, so that methods that reach the outputs by other ways cannot differ
+        with torch.inference_mode(False), torch.no_grad():
+            x = inputs.x.clone()
+            wanted = Query(model, x, None, None, seed, batch_size or default_batch(x)).target
+
+    def run(method: Method, report: Progress | None) -> Attribution:
+        if hasattr(method, "layer"):  # cut once per layer: part of no method's seconds
+            cut.cut(model.module, method.layer or model.target_layer, inputs.x.to(model.dtype))
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        return explained(model, inputs, sources_of(pictures, len(inputs.x)), method, wanted, ask)
+
+    compared = Comparison(*each(chosen, run, progress))
+    warn(*compared.values())
+    return compared
+
+
+def compare_pair(
+    model: FaceEmbedder,
+    probe: Pictures,
+    gallery: Pictures,
+    methods: Methods = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    compile: bool = False,
+    progress: bool | Progress | None = None,
+) -> PairComparison:
+    """Many methods on the same two faces.
+
+    Args:
+        model: a `FaceEmbedder`.
+        probe: an aligned face crop.
+        gallery: the face it is compared with.
+        methods: as for `compare`; `COMPARED_PAIRS` by default.
+        batch_size: pictures per network call.
+        seed: for methods that sample.
+        precision: of the network alone.
+        compile: run iterated methods through torch.compile.
+        progress: True for a bar over all methods, or a function of (done, total).
+
+    Returns:
+        A `PairComparison`: a `PairAttribution` by each method's name, `figure()`, `agreement()` and `save()`.
+
+    Raises:
+        ValueError: something given does not fit, or no method can explain this pair.
+        FileNotFoundError: a picture does not exist.
+
+    Examples:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> face, x = fm.FaceEmbedder(net, size=32), torch.rand(2, 3, 32, 32)
+        >>> list(compare_pair(face, x[:1], x[1:], ["lift-cam", "grad-cam"]))
+        ['lift-cam', 'grad-cam']
+    """
+    model = as_embedder(model, precision, compile)
+    asked = as_methods(methods, COMPARED_PAIRS)
+    faces, sources = both_sides(model, probe, gallery)
+    if len(faces.x) != 2:
+        raise ValueError(f"compare_pair takes one pair: got {len(faces.x) // 2}")
+    chosen = able(model, asked, A_PAIR) if methods == "all" else checked(model, asked, A_PAIR)
+
+    def run(method: Method, report: Progress | None) -> PairAttribution:
+        ask = {"seed": seed, "batch_size": batch_size, "progress": report}
+        return explained_pairs(model, faces, sources, method, ask)[0]
+
+    compared = PairComparison(*each(chosen, run, progress))
+    warn(*(att for pair in compared.values() for att in pair.attributions.values()))
+    return compared
 
 
 def explain_locations(
@@ -210,17 +299,17 @@ def explain_locations(
     inputs = model.read(picture)
     if len(inputs.x) != 1:
         raise ValueError(f"explain_locations takes one picture: got {len(inputs.x)}")
-    chosen = FAME(iterations=25, sigma=2.0) if method is None else _method(method)
+    chosen = FAME(iterations=25, sigma=2.0) if method is None else as_method(method)
     h, w = _grid(model, inputs.x)
     rows, cols = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
-    with _progress(progress, f"{h} x {w} places") as report:
+    with reporting(progress, f"{h} x {w} places") as report:
         begin = time.perf_counter()
         found = _see(model, inputs.x, rows, cols, chosen, batch_size, report)
         seconds = time.perf_counter() - begin
     maps = found.maps.cpu()
     shares = cam_locality(maps, rows, cols, (h, w)).view(h, w)
-    about = _provenance(model, chosen, found, 0, seconds, h * w)
-    seen = Attribution(maps[:1], [Sample("", "", {}, 0.0)], about, pixels=pixels_of(model.to_pixels(inputs.x))).seen()
+    about = provenance(model, chosen, found, 0, seconds, h * w)
+    seen = Image.fromarray(pixels_of(model.to_pixels(inputs.x))[0].numpy())
     return LocationMaps(maps.view(h, w, *maps.shape[1:]), model.target_layer, shares, seen, about)
 
 
@@ -285,7 +374,7 @@ def locality_by_layer(
     at = [model.at(layer) for layer in layers]
     inputs = model.read(pictures)
     rows = []
-    with _progress(progress, "locality") as report:
+    with reporting(progress, "locality") as report:
         for done, (layer, there) in enumerate(zip(layers, at, strict=True)):
             h, w = _grid(there, inputs.x)
             row, col = _spread(h, w, places)
@@ -324,115 +413,3 @@ def _spread(h: int, w: int, places: int) -> tuple[Tensor, Tensor]:
     rows, cols = (((torch.arange(min(side, n)) + 0.5) * n / min(side, n)).long() for n in (h, w))
     grid = torch.meshgrid(rows, cols, indexing="ij")
     return grid[0].flatten(), grid[1].flatten()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _method(method: str | Method) -> Method:
-    if isinstance(method, Method):
-        return method
-    if isinstance(method, str):
-        return methods.create(method)
-    raise ValueError(f"a method is a name or a method with parameters, 'fame' or FAME(iterations=50): got {method!r}")
-
-
-def _attribution(
-    model: Model,
-    inputs: Inputs,
-    method: Method,
-    found: Result,
-    seed: int,
-    seconds: float,
-    sources: Sequence[Picture | None],
-) -> Attribution:
-    assert found.scores is not None
-    assert found.target is not None
-    maps = found.maps.detach().cpu()
-    samples = []
-    for i, (name, identity) in enumerate(zip(inputs.names, sample_ids(inputs.x), strict=True)):
-        target = found.target.describe(i)
-        k = target.get("k")
-        degenerate = _degenerate(maps[i], float(found.scores[i]), found.reasons[i] if found.reasons else "")
-        if degenerate:
-            warnings.warn(f"{method.name} on {name}: {degenerate}", DegenerateMapWarning, stacklevel=3)
-        samples.append(
-            Sample(
-                name=name,
-                sha256=identity,
-                target=target,
-                score=float(found.scores[i]),
-                label=model.label(k) if isinstance(model, Classifier) and isinstance(k, int) else None,
-                completeness_error=_item(found.completeness_error, i),
-                condition=_item(found.condition, i),
-                degenerate=degenerate,
-                geometry=inputs.geometries[i],
-            )
-        )
-    about = _provenance(model, method, found, seed, seconds, len(maps))
-    error = None if found.standard_error is None else found.standard_error.detach().cpu()
-    pixels = pixels_of(model.to_pixels(inputs.x))
-    return Attribution(maps, samples, about, standard_error=error, pictures=sources, pixels=pixels)
-
-
-def _provenance(model: Model, method: Method, found: Result, seed: int, seconds: float, images: int) -> Provenance:
-    return Provenance(
-        method=method.name,
-        parameters=method.parameters,
-        signed=method.signed,
-        model=model.name,
-        layer=found.layer,
-        seed=seed,
-        precision=model.precision,
-        device=str(model.device),
-        evaluations=found.cost.per_image(images),
-        seconds=seconds,
-        images=images,
-        versions={
-            "faithmap": version("faithmap"),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-        notes=found.notes,
-    )
-
-
-def _degenerate(map: Tensor, score: float, reason: str) -> str | None:
-    """Why a map says nothing; None where it does."""
-    if not bool(map.isfinite().all()):
-        return f"the map holds NaN or infinite values{f': {reason}' if reason else ''}"
-    if bool((map == map.flatten()[0]).all()):
-        return f"the map is constant{f': {reason}' if reason else ''}"
-    if not math.isfinite(score):
-        return f"the score is {score}: the network or its input is broken"
-    return None
-
-
-def _item(values: Tensor | None, i: int) -> float | None:
-    return None if values is None else float(values[i])
-
-
-def _sources(pictures: Pictures, count: int) -> Sequence[Picture | None]:
-    """The pictures themselves, to draw on later; none for tensors."""
-    if isinstance(pictures, Tensor):
-        return [None] * count
-    return list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]  # type: ignore[list-item]
-
-
-@contextmanager
-def _progress(wanted: bool | Progress | None, name: str) -> Iterator[Progress | None]:
-    """The caller's function, a bar on the terminal, or nothing."""
-    if wanted is None or wanted is False:
-        yield None
-        return
-    if wanted is not True:
-        yield wanted
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import TimeRemainingColumn
-
-    columns = (*Bar.get_default_columns()[:-1], TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from faithmap import draw
+from faithmap.files import write_whole
 from faithmap.images import Geometry, Picture, open_image, to_array
 
 T = TypeVar("T")
@@ -34,6 +34,8 @@ class Provenance:
     parameters: dict[str, Any]
     signed: bool
     model: str
+    weights: str
+    """A digest of the model's weights."""
     layer: str | None
     seed: int
     precision: str
@@ -165,6 +167,15 @@ class Attribution:
         return tuple(s.degenerate for s in self.samples)
 
     @property
+    def nothing_shown(self) -> tuple[str | None, ...]:
+        """Why an overlay without signs shows nothing, per picture; None where it shows something."""
+        negative = [self.signed and bool((map <= 0).all()) for map in self.maps]
+        return tuple(
+            s.degenerate or ("speaks against only" if below else None)
+            for s, below in zip(self.samples, negative, strict=True)
+        )
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """All of the above as plain data."""
         samples = [
@@ -209,25 +220,37 @@ class Attribution:
             pictures.append(draw.overlay(base, raw if signed else shown, alpha=alpha, signed=signed))
         return pictures[0] if len(pictures) == 1 else pictures
 
-    def photo_overlay(self, picture: Picture | None = None, *, alpha: float = 0.65) -> Any:
+    def photo_overlay(self, picture: Picture | None = None, *, alpha: float = 0.65, signed: bool = False) -> Any:
         """The maps over the original photos, in their own size; what the network did not see is dimmed.
 
         Args:
-            picture: the photo, where it is no longer known.
+            picture: the photo, where it is no longer known, or in another size.
             alpha: how much the map covers, 0 to 1.
+            signed: show what speaks against the target too, in another colour.
         """
         pictures = []
-        for i, (s, shown) in enumerate(zip(self.samples, self.normalized(), strict=True)):
-            source = picture if picture is not None else self._pictures[i]
-            if source is None or s.geometry is None:
-                raise ValueError(f"the photo of {s.name!r} is not at hand: give it, photo_overlay(photo)")
-            pictures.append(draw.overlay(open_image(source), s.geometry.map_to_photo(shown), alpha=alpha))
+        for i, (s, raw, shown) in enumerate(zip(self.samples, self.maps, self.normalized(), strict=True)):
+            photo = self._photo(i) if picture is None else open_image(picture)
+            if s.geometry is None:
+                raise ValueError(f"{s.name!r} was prepared input and no photo: use overlay")
+            map = s.geometry.of_size(photo.size).map_to_photo(raw if signed else shown)
+            pictures.append(draw.overlay(photo, map, alpha=alpha, signed=signed))
+        return pictures[0] if len(pictures) == 1 else pictures
+
+    def photo(self) -> Any:
+        """The original photos, upright and in their own size: a PIL image, or a list of them."""
+        pictures = [self._photo(i) for i in range(len(self))]
         return pictures[0] if len(pictures) == 1 else pictures
 
     def seen(self) -> Any:
         """The pictures as the network saw them: a PIL image, or a list of them."""
         pictures = [self._seen(i) for i in range(len(self))]
         return pictures[0] if len(pictures) == 1 else pictures
+
+    def _photo(self, i: int) -> Image.Image:
+        if (source := self._pictures[i]) is None:
+            raise ValueError(f"the photo of {self.samples[i].name!r} is not at hand: give it, photo_overlay(photo)")
+        return open_image(source)
 
     def _seen(self, i: int) -> Image.Image:
         if self._pixels is not None:
@@ -304,9 +327,17 @@ class PairAttribution:
         return self.probe.similar.method
 
     @property
+    def attributions(self) -> dict[str, Attribution]:
+        """The maps by their names: "probe.similar", "probe.dissimilar", "gallery.similar", "gallery.dissimilar"."""
+        named: dict[str, Attribution | None] = {}
+        for side, face in (("probe", self.probe), ("gallery", self.gallery)):
+            named |= {f"{side}.similar": face.similar, f"{side}.dissimilar": face.dissimilar}
+        return {name: att for name, att in named.items() if att is not None}
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """How the maps were made, as plain data."""
-        return {name: att.provenance for name, att in self._named().items()}
+        return {name: att.provenance for name, att in self.attributions.items()}
 
     def figure(
         self, title: str | None = None, *, probe: Picture | None = None, gallery: Picture | None = None
@@ -337,7 +368,7 @@ class PairAttribution:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the four maps and their provenance to a ``.safetensors`` file; no pixels, no embeddings."""
-        named = self._named()
+        named = self.attributions
         header = {"score": self.score, "threshold": self.threshold, "maps": self.provenance}
         tensors = [att._tensors(f"{name}.") for name, att in named.items()]
         return _write(path, {key: tensor for one in tensors for key, tensor in one.items()}, "pair", header)
@@ -357,12 +388,6 @@ class PairAttribution:
             return cls(sides[0], sides[1], about["score"], about["threshold"])
 
         return _read(path, "pair", build)
-
-    def _named(self) -> dict[str, Attribution]:
-        named: dict[str, Attribution | None] = {}
-        for side, face in (("probe", self.probe), ("gallery", self.gallery)):
-            named |= {f"{side}.similar": face.similar, f"{side}.dissimilar": face.dissimilar}
-        return {name: att for name, att in named.items() if att is not None}
 
 
 @dataclass(frozen=True)
@@ -427,15 +452,10 @@ def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], kind: str, 
         raise ValueError(f"attributions are saved as .safetensors files: got {path.name!r}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to save {path.name} in")
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        about = json.dumps(header, default=lambda number: number.item())  # NumPy's numbers
-        save_file(contents, partial, {"format": FORMAT, "kind": kind, "provenance": about})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = json.dumps(header, default=lambda number: number.item())  # NumPy's numbers
+    metadata = {"format": FORMAT, "kind": kind, "provenance": about}
+    return write_whole(path, lambda partial: save_file(contents, partial, metadata))
 
 
 def _read(path: str | os.PathLike[str], kind: str, build: Callable[[dict[str, Tensor], dict[str, Any]], T]) -> T:

@@ -115,14 +115,14 @@ def _attempt(function: Callable[[Tensor], T], rows: Tensor) -> tuple[T] | None:
     try:
         return (function(rows),)
     except RuntimeError as error:
-        if len(rows) == 1 or not _out_of_memory(error):
+        if len(rows) == 1 or not out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocator says so: CUDA's, MPS's, the CPU's on Windows, the CPU's elsewhere, cuBLAS's."""
     words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in words)

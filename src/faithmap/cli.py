@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithmap.demo import Explained, percent, save_picture, seconds, sheet, spent, write_demo
+from faithmap.demo import Explained, write_demo
+from faithmap.demo import sheet as page_of
+from faithmap.files import save_picture
 from faithmap.terminal import (
     BUG,
     DONE,
@@ -38,6 +40,7 @@ from faithmap.terminal import (
     screen_for,
     tell,
 )
+from faithmap.words import percent, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help does not
     from torch import Tensor
@@ -167,13 +170,84 @@ def explain(
     failed: list[dict[str, str]] = []
     for one in _explanations(net, images, out, chosen, ask, failed):
         path = out.expanduser() / f"{stems[one.photo]}.maps.png"
-        facts = {**one.facts(), "sheet": str(save_picture(sheet(one), path))}
+        facts = {**one.facts(), "sheet": str(save_picture(page_of(one), path))}
         for att, about in zip(one.maps, facts["methods"], strict=True):
             about["file"] = str(att.save(path.with_name(f"{stems[one.photo]}.{att.method}.safetensors")))
         told.append(facts)
         screen.explained(facts)
     screen.document({"model": net.name, "images": told, "failed": failed})
     return exit_code(len(told), failed)
+
+
+@app.command()
+def compare(
+    images: Images,
+    model: ModelName = MODEL,
+    methods: Annotated[
+        str | None,
+        Option("--methods", metavar="A,B|all", help="By default a few; all: every one that fits, slow ones too."),
+    ] = None,
+    target: Annotated[
+        str | None, Option("--target", "-t", metavar="K|NAME", help="Class, by index or name; else the predicted one.")
+    ] = None,
+    signed: Annotated[bool, Option("--signed", help="Show what speaks against the class too, in blue.")] = False,
+    device: Device = "cpu",
+    out: Out = OUT,
+    setting: Setting = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = None,
+    precision: Precision = "float32",
+    as_json: AsJSON = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Show many methods on the same photos: one page, what each method costs, and whether they agree.
+
+    Writes one PNG with a row for each photo, and for each photo and method the
+    raw map and how it was made as a .safetensors file.
+    """
+    screen = screen_for(as_json, quiet, verbose)
+    with asking():
+        from faithmap import api, running
+        from faithmap.comparison import check_panels
+
+        chosen = chosen_methods(methods or ",".join(api.COMPARED), setting)
+        check_folder(out)
+        net = load_classifier(model, device, precision)
+        wanted = net.target(target, 1)
+        chosen = running.able(net, chosen, wanted) if methods == "all" else chosen
+        check_layers(net, chosen)
+        for method in chosen:
+            method.check(net, wanted)
+        check_panels(len(images), len(chosen))
+    failed: list[dict[str, str]] = []
+    photos = list(_readable(net, images, failed))
+    if not photos:
+        screen.document({"model": net.name, "images": [], "failed": failed})
+        return REFUSED
+    with asking():
+        folder = made_folder(out)
+        ask: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "precision": precision, "progress": screen.bar}
+        found = api.compare(net, photos, chosen, target, **ask)
+        page = found.figure(signed=signed)
+    stems = free_stems([photo.stem for photo in photos], ".compare.png", out, images)
+    told = []
+    for i, (photo, stem, predictions) in enumerate(zip(photos, stems, net.predict(photos, top=2**31), strict=True)):
+        facts = Explained(photo, [att[i] for att in found.values()], predictions).facts()
+        for att, about in zip(found.values(), facts["methods"], strict=True):
+            about["file"] = str(att[i].save(folder / f"{stem}.{att.method}.safetensors"))
+        told.append(facts)
+        screen.explained(facts)
+    for name, why in found.refused.items():
+        tell("warning" if methods == "all" else "error", f"{name}: {why}")
+    path = save_picture(page, folder / f"{stems[0]}.compare.png")
+    agreement = found.agreement()
+    about = {"model": net.name, "images": told, "refused": found.refused, "agreement": agreement}
+    screen.document({**about, "sheet": str(path), "failed": failed})
+    screen.agreement(agreement, len(photos))
+    screen.line(f"all maps: {path}\nraw maps: {folder}, a .safetensors file for each photo and method")
+    unasked = [] if methods == "all" else list(found.refused)
+    return exit_code(len(told), [*failed, *unasked])
 
 
 @app.command()
@@ -209,7 +283,7 @@ def verify(
         check_folder(out)
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
-        from faithmap import explain_pair
+        from faithmap import api, compare_pair, running
         from faithmap.models import FaceEmbedder
         from faithmap.models.load import SOURCES
 
@@ -220,12 +294,15 @@ def verify(
         if not isinstance(net, FaceEmbedder):
             raise ValueError(f"{model} is no face recogniser: use {known}")
         net.threshold = threshold
+        chosen = running.able(net, chosen, api.A_PAIR) if methods == "all" else chosen
         check_layers(net, chosen)
         net.read([probe, gallery])
         folder = made_folder(out)
         ask: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "precision": precision, "progress": screen.bar}
-        pairs = [explain_pair(net, probe, gallery, method, **ask) for method in chosen]
+        found = compare_pair(net, probe, gallery, chosen, **ask)
+    pairs = list(found.values())
     (stem,) = free_stems([f"{probe.stem}-{gallery.stem}"], f".{chosen[0].name}.png", out, [probe, gallery])
+    sheet = None if len(chosen) == 1 else save_picture(found.figure(), folder / f"{stem}.compare.png")
     told = []
     for pair in pairs:
         how = pair.probe.similar.provenance
@@ -236,13 +313,20 @@ def verify(
         told.append({**about, "figure": str(path), "file": str(pair.save(path.with_suffix(".safetensors")))})
     score, match = pairs[0].score, pairs[0].match
     answer = {"score": score, "threshold": threshold, "match": match}
-    screen.document({"model": net.name, "probe": str(probe), "gallery": str(gallery), **answer, "methods": told})
+    about = {"model": net.name, "probe": str(probe), "gallery": str(gallery), **answer, "methods": told}
+    agreement = found.agreement()
+    screen.document({**about, "refused": found.refused, "agreement": agreement, "sheet": sheet and str(sheet)})
+    for name, why in found.refused.items():
+        tell("warning" if methods == "all" else "error", f"{name}: {why}")
     decision = "no decision without --threshold" if match is None else "match" if match else "no match"
     against = "" if threshold is None else f", threshold {threshold:.3f}"
     screen.line(f"{probe} and {gallery}: similarity {score:.3f}{against}: {decision}", style="bold")
     rows = [(t["method"], seconds(t["seconds"]), spent(t["evaluations"]), f"{t['figure']}\n{t['file']}") for t in told]
     screen.table(("method", "seconds", "evaluations", "files"), rows)
-    return DONE
+    if sheet is not None:
+        screen.agreement(agreement, 2)
+        screen.line(f"all maps: {sheet}")
+    return exit_code(len(told), [] if methods == "all" else list(found.refused))
 
 
 @app.command()
@@ -435,17 +519,26 @@ def _measure_layers(
 
 
 def _list_methods(screen: Screen, _: str) -> None:
+    """By families, which are files of `methods`; where a file's first words are its family's name."""
     from faithmap import methods
 
-    listed, rows = [], []
+    families: dict[str, list[str]] = {}
     for name in methods.available():
-        about = " ".join((methods.get(name).__doc__ or "").split("\n\n")[0].replace("``", "").split())
-        parameters = methods.create(name).parameters
-        listed.append({"name": name, "about": about, "parameters": parameters})
-        shown = (f"{value:.4g}" if isinstance(value, float) else f"{value}" for value in parameters.values())
-        rows.append((name, about, "\n".join(map("=".join, zip(parameters, shown, strict=True)))))
+        families.setdefault(methods.get(name).__module__, []).append(name)
+    listed = []
+    for module, names in sorted(families.items()):
+        title, colon, _words = (sys.modules[module].__doc__ or "").partition(":")
+        family = title if colon and len(title) < 60 else module.rpartition(".")[2]
+        screen.line(f"{family[:1].upper()}{family[1:]}", style="bold")
+        rows = []
+        for name in names:
+            about = " ".join((methods.get(name).__doc__ or "").split("\n\n")[0].replace("``", "").split())
+            parameters = methods.create(name).parameters
+            listed.append({"name": name, "family": family, "about": about, "parameters": parameters})
+            shown = (f"{value:.4g}" if isinstance(value, float) else f"{value}" for value in parameters.values())
+            rows.append((name, "  ".join(map("=".join, zip(parameters, shown, strict=True))), about))
+        screen.definitions(rows, width=max(map(len, methods.available())))
     screen.document(listed)
-    screen.table(("method", "what it is", "parameters"), rows, leading=1)
 
 
 def _list_models(screen: Screen, _: str) -> None:

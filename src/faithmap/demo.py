@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
+
+from faithmap.files import save_picture, write_whole
+from faithmap.words import percent, said, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the command line's --help reads this file
     from PIL.Image import Image
@@ -41,16 +43,11 @@ class Explained:
 
     def picture(self, att: Attribution | None = None) -> Image:
         """The photo, with a map over it; large ones made smaller, since they are shown small."""
-        from faithmap import draw
         from faithmap.images import open_image
 
         photo = open_image(self.photo)
         photo.thumbnail((1000, 1000))
-        if att is None:
-            return photo
-        geometry = att.samples[0].geometry
-        assert geometry is not None  # photos have one, tensors do not
-        return draw.overlay(photo, replace(geometry, photo=photo.size).map_to_photo(att.normalized()[0]))
+        return photo if att is None else att.photo_overlay(photo)
 
     def panels(self) -> list[tuple[str, Image, str]]:
         """The photo and its maps, each with a title and a line below."""
@@ -60,7 +57,7 @@ class Explained:
             error = about["completeness_error"]
             below = f"{spent(about['evaluations'])} · {seconds(about['seconds'])}\u00a0s"
             below += "" if error is None else f" · error\u00a0{error:.0e}"
-            rows.append((att.method, self.picture(att), about["degenerate"] or below))
+            rows.append((att.method, self.picture(att), att.nothing_shown[0] or below))
         return rows
 
 
@@ -71,59 +68,6 @@ def sheet(explained: Explained) -> Image:
     panels, target = explained.panels(), said(explained.facts()["explained"])
     rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]
     return draw.grid(rows, title=f"Which pixels say {target}, in {explained.photo.name}", bar="unsigned")
-
-
-def save_picture(picture: Image, path: Path) -> Path:
-    """Write a PNG, whole or not at all; returns its path."""
-    partial = path.with_name(f".{path.name[:60]}.{os.getpid()}.partial")
-    try:
-        picture.save(partial, "PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def said(prediction: Mapping[str, Any]) -> str:
-    """A class and its probability in words.
-
-    Examples:
-        >>> said({"label": "tabby", "probability": 0.25})
-        'tabby, 25.0 %'
-    """
-    return f"{prediction['label']}, {percent(prediction['probability'])}"
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A share in words.
-
-    Examples:
-        >>> percent(0.0204, digits=2)
-        '2.04 %'
-    """
-    return f"{100 * value:.{digits}f} %"
-
-
-def seconds(value: float) -> str:
-    """Seconds with the digits that mean something.
-
-    Examples:
-        >>> seconds(0.123), seconds(12.34)
-        ('0.12', '12.3')
-    """
-    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def spent(evaluations: Mapping[str, float]) -> str:
-    """Network evaluations in words: "tail" are runs of the part behind the target layer, either way.
-
-    Examples:
-        >>> spent({"forward": 1, "tail_forward": 2, "tail_backward": 1})
-        '1 forward, 3 tail'
-    """
-    counts = {name: evaluations.get(name, 0) for name in ("forward", "backward")}
-    counts["tail"] = evaluations.get("tail_forward", 0) + evaluations.get("tail_backward", 0)
-    return ", ".join(f"{count:g} {name}" for name, count in counts.items() if count) or "none"
 
 
 def write_demo(found: Sequence[Explained], folder: Path) -> Path:
@@ -170,14 +114,7 @@ def write_demo(found: Sequence[Explained], folder: Path) -> Path:
             f"<dt>{about}</dt><dd><code>{escape(command.format(photo=photo))}</code></dd>" for about, command in _NEXT
         ),
     )
-    path = folder / "index.html"
-    partial = folder / f".index.html.{os.getpid()}.partial"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_whole(folder / "index.html", lambda partial: partial.write_text(page, encoding="utf-8"))
 
 
 def _facts(att: Attribution) -> dict[str, Any]:
@@ -245,7 +182,7 @@ _NEXT = (
     ("Another class: why might this be a lynx?", "faithmap explain {photo} --target lynx"),
     (
         "Does a map beat one that knows nothing of the network?",
-        "faithmap explain {photo} --methods lift-cam,fame,random",
+        "faithmap compare {photo} --methods lift-cam,fame,random",
     ),
     ("FAME with the 500 steps of its paper", "faithmap explain {photo} --methods fame --set fame.iterations=500"),
     ("What does each place of the last feature map see?", "faithmap locations {photo}"),

@@ -24,11 +24,12 @@ RGB: TypeAlias = tuple[int, int, int]
 SIMILAR: RGB = (0, 114, 178)  # blue and vermilion of Okabe and Ito: told apart by colour-blind readers
 DISSIMILAR: RGB = (213, 94, 0)
 INK, FAINT, RULE, UNSEEN, CELL = (28, 28, 30), (112, 114, 120), (206, 208, 213), (178, 178, 178), (92, 232, 255)
+PALE: RGB = (240, 240, 242)
 WIDTH, MARGIN, GAP = 1880, 40, 20  # of a page, in pixels, for display at half size on a fine screen
 
 
 class Panel(NamedTuple):
-    """One picture of a grid, with a title above and a line below."""
+    """One picture of a grid, with a title above and words below, whose lines are wrapped where they are long."""
 
     title: str
     image: Photo
@@ -117,10 +118,10 @@ def grid(
     title: str = "",
     bar: Literal["unsigned", "signed"] | None = None,
 ) -> Image.Image:
-    """A page of pictures in rows, each with a title above and a line below.
+    """A page of pictures in rows, each with a title above and words below.
 
     Args:
-        rows: panels, or tuples (title, image) or (title, image, line below); a row may be shorter than others.
+        rows: panels, or tuples (title, image) or (title, image, words below); a row may be shorter than others.
         labels: one per row, at its left.
         title: above everything.
         bar: the colour scale that all maps share.
@@ -143,27 +144,57 @@ def grid(
     width = min(480, (WIDTH - 2 * MARGIN - side - (columns - 1) * GAP) // columns)
     width = max(width, 120)
     heights = [min(round(width * max((p.height / p.width for p in row), default=0)), 2 * width) for row in photos]
-    above = [48 if any(panel.title for panel in row) else 0 for row in panels]
-    below = [44 if any(panel.subtitle for panel in row) else 8 for row in panels]
+    titles = _Lines([[panel.title for panel in row] for row in panels], 26, width, bold=True)
+    words = _Lines([[panel.subtitle for panel in row] for row in panels], 22, width)
+    above = [16 + lines * titles.leading if lines else 0 for lines in titles.most]
+    below = [18 + lines * words.leading if lines else 8 for lines in words.most]
     page_width = max(2 * MARGIN + side + columns * width + (columns - 1) * GAP, 560 if bar else 0, _title_width(title))
     head, foot = (72 if title else 0), (76 if bar else 0)
     page = _Page(page_width, 2 * MARGIN + head + foot + sum(heights) + sum(above) + sum(below) + GAP * (len(rows) - 1))
     page.text(MARGIN, MARGIN, title, 34, bold=True, anchor="la", width=page_width - 2 * MARGIN)
-    titles = page.size_for([panel.title for row in panels for panel in row], 26, width, bold=True)
-    lines = page.size_for([panel.subtitle for row in panels for panel in row], 22, width)
     y = MARGIN + head
-    for index, row in enumerate(panels):
+    for index in range(len(panels)):
         if labels:
             page.sideways(MARGIN + 16, y + above[index] + heights[index] // 2, labels[index], 26, heights[index])
-        for column, (panel, photo) in enumerate(zip(row, photos[index], strict=True)):
+        for column, photo in enumerate(photos[index]):
             x = MARGIN + side + column * (width + GAP)
-            page.text(x + width // 2, y + 32, panel.title, titles, bold=True, anchor="ms", width=width)
+            titles.write(page, x, y + above[index] - 16, (index, column), INK, up=True)
             bottom = page.picture(photo, x, y + above[index], width, heights[index])
-            page.text(x + width // 2, bottom + 30, panel.subtitle, lines, FAINT, anchor="ms", width=width)
+            words.write(page, x, bottom + 8 + words.leading, (index, column), FAINT)
         y += above[index] + heights[index] + below[index] + GAP
     if bar:
         _colour_bar(page, page_width - MARGIN - 480, page.height - MARGIN - 48, bar)
     return page.image
+
+
+def note(text: str, size: tuple[int, int]) -> Image.Image:
+    """A pale picture of (width, height) pixels that holds words, for a panel that has no map.
+
+    Examples:
+        >>> note("random has no e-", (200, 100)).size
+        (200, 100)
+    """
+    width, height = size
+    image = Image.new("RGB", size, PALE)
+    for points in range(max(10, width // 14), 5, -1):  # as large as fits
+        font = _font(points, False)
+        words = "\n".join(_wrapped(text, font, 0.86 * width))
+        draw = ImageDraw.Draw(image)
+        left, top, right, bottom = draw.multiline_textbbox((0, 0), words, font, align="center")
+        if right - left <= 0.9 * width and bottom - top <= 0.9 * height:
+            break
+    draw.multiline_text((width / 2, height / 2), words, FAINT, font, anchor="mm", align="center")
+    return image
+
+
+def tinted(photo: Photo, map: Map, tint: RGB) -> Image.Image:
+    """A map in one colour over its photo in grey: skin is orange, and a tint must not be taken for it.
+
+    Examples:
+        >>> tinted(Image.new("RGB", (2, 1), (200, 150, 100)), np.array([[0.0, 1.0]]), SIMILAR).getpixel((0, 0))
+        (159, 159, 159)
+    """
+    return overlay(Image.fromarray(_photo(photo)).convert("L").convert("RGB"), map, alpha=0.8, tint=tint)
 
 
 def pair_figure(
@@ -198,9 +229,10 @@ def pair_figure(
         if value is not None and not -1.001 <= value <= 1.001:
             raise ValueError(f"the {name} is {value}: expected a cosine within -1..1")
     photos = (Image.fromarray(_photo(probe)), Image.fromarray(_photo(gallery)))
-    columns = [("photo", INK, photos), ("alike  e+", SIMILAR, _tinted(photos, similar, SIMILAR))]
-    if dissimilar is not None:
-        columns.append(("different  e−", DISSIMILAR, _tinted(photos, dissimilar, DISSIMILAR)))
+    columns = [("photo", INK, photos)]
+    for name, tint, maps in (("alike  e+", SIMILAR, similar), ("different  e−", DISSIMILAR, dissimilar)):
+        if maps is not None:
+            columns.append((name, tint, (tinted(photos[0], maps[0], tint), tinted(photos[1], maps[1], tint))))
     side, width, head = 52, 400, (76 if title else 0)
     heights = [min(round(width * photo.height / photo.width), 2 * width) for photo in photos]
     page_width = max(2 * MARGIN + side + len(columns) * (width + GAP) - GAP, _title_width(title))
@@ -363,18 +395,12 @@ class _Page:
         width: float = 1e9,
     ) -> None:
         """A line of text, smaller and then shortened where it is wider than ``width``."""
-        font = _font(self.size_for([text], size, width, bold=bold), bold)
+        font = _font(_size_for([text], size, width, bold=bold), bold)
         if font.getlength(text) > width:
             while text and font.getlength(text + "…") > width:
                 text = text[:-1]
             text = text.rstrip() + "…"
         self.draw.text((x, y), text, ink, font, anchor)
-
-    def size_for(self, texts: Sequence[str], size: int, width: float, *, bold: bool = False) -> int:
-        """The largest size, from ``size`` down to 70 % of it, at which all texts fit in ``width``."""
-        smallest = round(0.7 * size)
-        fitting = (s for s in range(size, smallest, -1) if all(_font(s, bold).getlength(t) <= width for t in texts))
-        return next(fitting, smallest)
 
     def sideways(self, x: int, y: int, text: str, size: int, length: int) -> None:
         """A line that reads upwards, centred on (x, y)."""
@@ -405,6 +431,55 @@ class _Page:
         self.draw.text(
             at, text, (255, 255, 255), _font(size, bold=False), anchor, stroke_width=2, stroke_fill=(20, 20, 20)
         )
+
+
+class _Lines:
+    """The words of a grid's panels, row by row, as lines of one size that keep to the width of a column."""
+
+    def __init__(self, texts: Sequence[Sequence[str]], size: int, width: int, *, bold: bool = False) -> None:
+        lines = [line for row in texts for text in row for line in text.split("\n")]
+        small = _font(round(0.7 * size), bold)
+        fitting = [line for line in lines if small.getlength(line) <= width]  # the others are wrapped in any case
+        self.size, self.width, self.bold = _size_for(fitting, size, width, bold=bold), width, bold
+        self.leading = round(1.25 * self.size)
+        self.lines = [[self._wrapped(text) for text in row] for row in texts]
+        self.most = [max(map(len, row), default=0) for row in self.lines]
+        """Lines of the longest text of each row."""
+
+    def write(self, page: _Page, x: int, y: int, place: tuple[int, int], ink: RGB, *, up: bool = False) -> None:
+        """The text of (row, column) in the column that begins at x: its first line on y or, ``up``, its last one."""
+        lines = self.lines[place[0]][place[1]]
+        y -= (len(lines) - 1) * self.leading if up else 0
+        for number, line in enumerate(lines):
+            at = (x + self.width // 2, y + number * self.leading)
+            page.text(*at, line, self.size, ink, bold=self.bold, anchor="ms", width=self.width)
+
+    def _wrapped(self, text: str, most: int = 8) -> list[str]:
+        lines = _wrapped(text, _font(self.size, self.bold), self.width) if text else []
+        return lines if len(lines) <= most else [*lines[: most - 1], " ".join(lines[most - 1 :])]
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Lines no wider than ``width``, broken at spaces; a longer word stays whole."""
+    lines = []
+    for line in text.split("\n"):
+        first, *others = line.split(" ")
+        for word in others:
+            longer = f"{first} {word}"
+            if font.getlength(longer) <= width:
+                first = longer
+            else:
+                lines.append(first)
+                first = word
+        lines.append(first)
+    return lines
+
+
+def _size_for(texts: Sequence[str], size: int, width: float, *, bold: bool = False) -> int:
+    """The largest size, from ``size`` down to 70 % of it, at which all texts fit in ``width``."""
+    smallest = round(0.7 * size)
+    fitting = (s for s in range(size, smallest, -1) if all(_font(s, bold).getlength(t) <= width for t in texts))
+    return next(fitting, smallest)
 
 
 def _title_width(title: str) -> int:
@@ -442,15 +517,6 @@ def _colour_bar(page: _Page, x: int, y: int, kind: Literal["unsigned", "signed"]
     page.text(x + 480, y + 46, right, 22, FAINT, anchor="rs")
     if kind == "signed":
         page.text(x + 240, y + 46, "0", 22, FAINT, anchor="ms")
-
-
-def _tinted(
-    photos: tuple[Image.Image, Image.Image], maps: tuple[Map, Map], tint: RGB
-) -> tuple[Image.Image, Image.Image]:
-    # On grey: skin is orange, and a tint must not be taken for it.
-    grey = [photo.convert("L").convert("RGB") for photo in photos]
-    probe, gallery = (overlay(photo, map, alpha=0.8, tint=tint) for photo, map in zip(grey, maps, strict=True))
-    return probe, gallery
 
 
 def _photo(image: Photo) -> Bytes:

@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
@@ -178,6 +178,21 @@ class Geometry:
             raise ValueError(f"resize {resize!r} is unknown: give a length, (height, width), 'squash' or None")
         corner = (round((resized[0] - W) / 2), round((resized[1] - H) / 2))
         return cls((width, height), (H, W), resized, corner, interpolation)
+
+    def of_size(self, photo: tuple[int, int]) -> Geometry:
+        """The same part of the same photo in another size, (width, height).
+
+        Raises:
+            ValueError: it is a photo of another shape.
+
+        Examples:
+            >>> Geometry.fit((400, 300), 100).of_size((200, 150)).photo
+            (200, 150)
+        """
+        (width, height), (W, H) = photo, self.photo
+        if abs(width * H - height * W) > max(W, H):  # beyond what rounding to whole pixels does
+            raise ValueError(f"the photo has {_by(photo)} pixels, another shape than the {_by(self.photo)} explained")
+        return replace(self, photo=photo)
 
     def apply(self, image: Image.Image) -> Image.Image:
         """The part of the photo that the network sees, at exactly its input size.

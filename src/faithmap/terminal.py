@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from faithmap.demo import said, seconds, spent
+from faithmap.words import raised_in, said, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help does not
     from faithmap.methods import Method
@@ -51,16 +51,28 @@ class Screen:
         if not (self.as_json or self.quiet):
             self._console().print(text, style=style, soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], leading: int = 0) -> None:
-        """A table for people, with so many empty lines below each row."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], apart: int = 3) -> None:
+        """A table for people, its columns so many spaces apart."""
         if self.as_json or self.quiet:
             return
-        table = Table(box=None, padding=(0, 3, leading, 0), pad_edge=False, header_style="dim")
+        table = Table(box=None, padding=(0, apart, 0, 0), pad_edge=False, header_style="dim")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
         self._console().print(table)
+
+    def definitions(self, rows: Sequence[tuple[str, str, str]], width: int) -> None:
+        """Names in a column of so many letters; what each means beside it, and its details in a dim line below."""
+        if self.as_json or self.quiet:
+            return
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(width=width, overflow="fold")
+        table.add_column(overflow="fold")
+        for name, details, about in rows:
+            table.add_row(name, Text.assemble(about, *([("\n" + details, "dim")] if details else [])))
+        self._console().print(table)
+        self._console().print()
 
     def explained(self, facts: Mapping[str, Any]) -> None:
         """One picture's results."""
@@ -77,6 +89,27 @@ class Screen:
             self.line(f"maps over the photo: {facts['sheet']}")
             self.line(f"raw maps: {', '.join(about['file'] for about in facts['methods'])}")
         self.line("")
+
+    def agreement(self, table: Mapping[str, Mapping[str, float]], photos: int) -> None:
+        """How alike the methods order the pixels: each with each, or each with all where a terminal is too narrow."""
+        if len(table) < 2:
+            return
+        mean = "" if photos == 1 else f", mean over {photos} photos"
+        self.line(f"Do they agree? Rank correlation of the raw maps{mean}", style="bold")
+        numbers = [str(i) for i in range(1, len(table) + 1)]
+        if len(table) <= 9:
+            rows = [
+                (i, a, *(f"{r:.2f}" for r in row.values())) for i, (a, row) in zip(numbers, table.items(), strict=True)
+            ]
+            self.table(("", "method", *numbers), rows, apart=2)
+            return
+        summary = []
+        for name, row in table.items():
+            others = sorted((r, other) for other, r in row.items() if other != name and math.isfinite(r))
+            mean = f"{sum(r for r, _ in others) / len(others):.2f}" if others else "none"
+            ends = [f"{r:.2f} {other}" for r, other in (others[-1], others[0])] if others else ["", ""]
+            summary.append((name, mean, *ends))
+        self.table(("method", "mean", "most like", "least like"), summary, apart=2)
 
     def document(self, content: Any) -> None:
         """The JSON document."""
@@ -136,18 +169,18 @@ def asking() -> Iterator[None]:
     except OSError as error:
         raise RefusedError(error) from error
     except ValueError as error:
-        *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-        if not str(frame.f_globals.get("__name__")).startswith("faithmap"):
+        if not raised_in(error, "faithmap"):
             raise
         raise RefusedError(error) from error
 
 
 def chosen_methods(names: str, settings: Sequence[str] | None) -> list[Method]:
-    """The methods by their names, each once, with the values of ``--set``."""
+    """The methods by their names, each once, or "all", with the values of ``--set``."""
     from faithmap import methods
     from faithmap.words import did_you_mean
 
     wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    wanted = methods.available() if wanted == ["all"] else wanted
     if not wanted:
         raise ValueError(f"--methods names no method: {did_you_mean('', methods.available())}")
     hints = {name: get_type_hints(methods.get(name)) for name in wanted}

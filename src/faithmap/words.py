@@ -1,9 +1,11 @@
-"""Wording shared by error messages."""
+"""Wording shared by messages, tables and pictures."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def did_you_mean(given: str, options: Iterable[str], limit: int = 5) -> str:
@@ -23,3 +25,60 @@ def did_you_mean(given: str, options: Iterable[str], limit: int = 5) -> str:
     ]
     available = f"available: {', '.join(names)}" if len(names) <= 24 else f"{len(names)} names are available"
     return f"did you mean {', '.join(close)}? ({available})" if close else available
+
+
+def said(prediction: Mapping[str, Any]) -> str:
+    """A class and its probability in words.
+
+    Examples:
+        >>> said({"label": "tabby", "probability": 0.25})
+        'tabby, 25.0 %'
+    """
+    return f"{prediction['label']}, {percent(prediction['probability'])}"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in words.
+
+    Examples:
+        >>> percent(0.0204, digits=2)
+        '2.04 %'
+    """
+    return f"{100 * value:.{digits}f} %"
+
+
+def seconds(value: float) -> str:
+    """Seconds with the digits that mean something.
+
+    Examples:
+        >>> seconds(0.123), seconds(12.34)
+        ('0.12', '12.3')
+    """
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def spent(evaluations: Mapping[str, float]) -> str:
+    """Network evaluations in words: "tail" are runs of the part behind the target layer, either way.
+
+    Examples:
+        >>> spent({"forward": 1, "tail_forward": 2, "tail_backward": 1})
+        '1 forward, 3 tail'
+    """
+    counts = {name: evaluations.get(name, 0) for name in ("forward", "backward")}
+    counts["tail"] = evaluations.get("tail_forward", 0) + evaluations.get("tail_backward", 0)
+    return ", ".join(f"{count:g} {name}" for name, count in counts.items() if count) or "none"
+
+
+def raised_in(error: BaseException, *modules: str) -> bool:
+    """Whether the code that raised it stands in one of these modules or packages: there it is a refusal, else a bug.
+
+    Examples:
+        >>> try:
+        ...     did_you_mean(0, [])
+        ... except AttributeError as error:
+        ...     raised_in(error, "faithmap"), raised_in(error, "torch", "faith")
+        (True, False)
+    """
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    name = f"{frame.f_globals.get('__name__')}."
+    return any(name.startswith(f"{module}.") for module in modules)

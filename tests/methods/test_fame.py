@@ -91,20 +91,12 @@ def classifier(net: nn.Module, **settings: Any) -> fm.Classifier:
 
 # --- whole runs, float64
 
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "gap": nets.gap_linear,
-    "vgg": nets.VGGLike,
-    "residual": nets.Residual,
-    "mobile": nets.MobileLike,
-    "vit": nets.ViTLike,
-}
 
-
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", nets.CLASSIFIERS)
 @pytest.mark.parametrize("space", ["input", "pixel"])
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_logit_maps_are_the_literal_loops(net: str, space: Any, order: Any) -> None:
-    model = classifier(NETS[net](), channel_order=order, mean=(0.2, 0.5, 0.7), std=(0.2, 0.25, 0.3))
+    model = classifier(nets.CLASSIFIERS[net](), channel_order=order, mean=(0.2, 0.5, 0.7), std=(0.2, 0.25, 0.3))
     x, classes = torch.randn(3, 3, 32, 32, dtype=torch.float64), [0, 3, 4]
     maps = FAME(iterations=5, space=space)(model, x, classes)
     for i, k in enumerate(classes):
@@ -132,7 +124,7 @@ def test_similarity_and_dissimilarity_maps_are_the_literal_loops(space: Any, sig
     ("net", "layer"), [("residual", "layer1"), ("gap", "4"), ("vgg", "conv2"), ("vit", "blocks.0")]
 )
 def test_location_maps_are_the_literal_loops(net: str, layer: str) -> None:
-    model = classifier(NETS[net](), target_layer=layer)
+    model = classifier(nets.CLASSIFIERS[net](), target_layer=layer)
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     seen: list[Tensor] = []
 

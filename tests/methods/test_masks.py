@@ -153,7 +153,7 @@ print(peaks[1] - peaks[0])
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_rise_is_the_mean_of_masks_weighted_by_their_scores(batch_size: int) -> None:
     module, x = nets.VGGLike().double().eval(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    model, method, classes = fm.Classifier(module, size=32), RISE(masks=70, cells=4, keep=0.3), [4, 0, 2]
+    model, method, classes = fm.Classifier(module, size=32), RISE(masks=70, cells=4, keep=0.3, centred=False), [4, 0, 2]
     found = method.run(model, x, Probability(classes), seed=2, batch_size=batch_size)
     masks = masks_of(method, x, seed=2)
     scores = literal_scores(module, x, masks, 0.0, lambda b, z: z.softmax(dim=1)[0, classes[b]])
@@ -205,7 +205,7 @@ def test_on_a_linear_network_rise_tends_to_smoothed_products_not_to_the_weights(
 @pytest.mark.parametrize(
     "method",
     [
-        RISE(masks=300, cells=4), RISE(masks=300, cells=4, centred=True),
+        RISE(masks=300, cells=4, centred=False), RISE(masks=300, cells=4),
         CorrRISE(masks=300), CorrRISE(masks=300, correlation="pearson"),
     ],
 )  # fmt: skip
@@ -357,7 +357,7 @@ def test_corrise_points_at_the_place_that_carries_the_similarity_and_at_that_whi
         (lambda: RISE(cells=0), "rise takes cells >= 1: got cells=0"),
         (lambda: RISE(keep=1.0), "rise's keep is a probability between 0 and 1: got keep=1.0"),
         (lambda: SRISE(keep=0.0), "s-rise's keep is a probability"),
-        (lambda: RISE(fill="white"), "rise's fill is 'mean' or 'black' or 'blur': got 'white'"),  # type: ignore[arg-type]
+        (lambda: RISE(fill="white"), "rise's fill is 'black' or 'mean' or 'blur': got 'white'"),  # type: ignore[arg-type]
         (lambda: CorrRISE(masks=2), "corrise takes at least 3 masks: got masks=2"),
         (lambda: CorrRISE(patches=0), "corrise takes patches >= 1 .* got patches=0"),
         (lambda: CorrRISE(patch=1.5), "share of the shorter side: got patches=3, patch=1.5"),

@@ -100,7 +100,7 @@ def test_faces_are_followed_by_their_similarity() -> None:
         ({"maps": torch.full((2, 32, 32), torch.nan)}, "without NaN"),
         ({"target": None}, "name it"),
         ({"steps": 0}, "at least one step: got 0"),
-        ({"fill": "grey"}, "'blur', 'black' or 'mean': got 'grey'"),
+        ({"fill": "grey"}, "'black', 'mean' or 'blur': got 'grey'"),
         ({"target": [1, 2, 3]}, "3 entries for a batch of 2"),
     ],
 )

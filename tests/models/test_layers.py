@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -13,15 +13,6 @@ from faithmap.cut import cut
 from faithmap.models.layers import rank_layers
 from faithmap.models.nets import EfficientNetLite, IResNet, MobileFaceNet, MobileNetV2, SqueezeNet
 from tests.nets import Faces, Residual, VGGLike, ViTLike, gap_linear
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks as small as these only lose time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def first(net: nn.Module, size: int = 32) -> str:

@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,8 @@ from torch import Tensor
 
 from faithmap.methods.base import Method, Query, Result
 from faithmap.methods.registry import register
-from faithmap.pixels import blur
+from faithmap.pixels import Filling, filling
 from faithmap.sampling import generators
-
-Fill: TypeAlias = Literal["mean", "black", "blur"]
-"""What is seen where a mask hides the picture: the network's mean colour, black, or the picture blurred."""
 
 BLOCK = 64
 """Masks drawn at once; another number would draw other masks."""
@@ -81,9 +78,9 @@ class RISE(Masks):
     ``keep y + 1/keep sum_j cov(m_i, m_j) w_j x_j``. The paper explains the class's probability, ``Probability(k)``;
     the target decides, and by default it is `Logit`.
 
-    The larger the mean score beside its changes, the more the masks' own unevenness shows. ``centred`` takes it out,
-    ``mean y + 1 / (N keep) * sum_i (y_i - mean y) m_i``: the same limit, as a rule with a far smaller error
-    (``python -m benchmarks.masks``).
+    The larger the mean score beside its changes, the more the masks' own unevenness shows. ``centred``, the default,
+    takes it out, ``mean y + 1 / (N keep) * sum_i (y_i - mean y) m_i``: the same limit, as a rule with a far smaller
+    error (``python -m benchmarks.masks``). ``centred=False`` is the paper's estimator.
 
     Args:
         masks: how many, N.
@@ -105,8 +102,8 @@ class RISE(Masks):
     masks: int = 4000
     cells: int = 7
     keep: float = 0.5
-    fill: Fill = "mean"
-    centred: bool = False
+    fill: Filling = "mean"
+    centred: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,7 +140,7 @@ class RISE(Masks):
         """
         first = second = torch.zeros((), dtype=torch.float64, device=query.x.device)
         known = []
-        for masks, y in self.scored(query, hidden_pixels(query, self.fill)):
+        for masks, y in self.scored(query, filling(query.x, self.fill, *query.model.scale(query.x))):
             w, m = weights(y), masks.flatten(1).double()  # (k, n), (k, H W)
             one = torch.ones_like(w[:, :1])
             first = first + torch.cat([w, one], dim=1).T @ m
@@ -168,8 +165,7 @@ class SRISE(RISE):
     """RISE for pairs of faces: the mean of random masks, weighted by the similarity of the masked face to the other.
 
     ``map = 1 / (N keep) * sum_i s(x * m_i, partner) m_i``, the similarity to expect where the pixel is seen. Masks,
-    fill and standard error are those of `RISE`; so is ``centred``, which is the default here: it has the same limit and
-    makes fewer masks suffice.
+    fill, centring and standard error are those of `RISE`.
 
     What speaks against a match, e-, comes from the same scores: the mean of masks weighted by 1 - s. It is 1 - e+
     (without ``centred`` only in the limit), so that it ranks the pixels the other way round and holds no news of its
@@ -196,7 +192,7 @@ class SRISE(RISE):
     masks: int = 1000
     cells: int = 7
     keep: float = 0.5
-    fill: Fill = "mean"
+    fill: Filling = "mean"
     centred: bool = True
 
     faces = True
@@ -250,7 +246,7 @@ class CorrRISE(Masks):
     patches: int = 3
     patch: float = 30 / 112
     correlation: Literal["spearman", "pearson"] = "spearman"
-    fill: Fill = "black"
+    fill: Filling = "black"
 
     signed = True
     opposite = "negated"
@@ -276,7 +272,9 @@ class CorrRISE(Masks):
 
     def attribute(self, query: Query) -> Result:
         """The scores under all masks, then, with the masks drawn again, their moments at each pixel."""
-        scores = torch.cat([y for _, y in self.scored(query, hidden_pixels(query, self.fill))])  # (N, B)
+        scores = torch.cat(
+            [y for _, y in self.scored(query, filling(query.x, self.fill, *query.model.scale(query.x)))]
+        )  # (N, B)
         # The mask's own ranks at a pixel are two numbers: correlating with them or with the mask is the same.
         z = standardised(average_ranks(scores) if self.correlation == "spearman" else scores)
         together = seen = torch.zeros((), dtype=torch.float64, device=z.device)
@@ -296,16 +294,6 @@ class CorrRISE(Masks):
 def pixels(share: float, x: Tensor) -> int:
     """A share of the shorter side of x ``(B, C, H, W)`` in whole pixels, at least one."""
     return max(1, round(share * min(x.shape[-2:])))
-
-
-def hidden_pixels(query: Query, fill: Fill) -> Tensor:
-    """What is seen in hidden places, ``(B, C, H, W)``."""
-    x = query.x
-    if fill == "blur":
-        sigma = min(x.shape[-2:]) / 10
-        return blur(x, sigma, 2 * math.ceil(3 * sigma) + 1)
-    mean, std = query.model.scale(x)
-    return torch.zeros_like(x) if fill == "mean" else (-mean / std).expand_as(x)
 
 
 def masked_scores(query: Query, masks: Tensor, hidden: Tensor) -> Tensor:

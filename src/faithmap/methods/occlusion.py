@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from faithmap.methods.base import Method, Query, Result
-from faithmap.methods.masks import Fill, hidden_pixels, pixels
+from faithmap.methods.masks import pixels
 from faithmap.methods.registry import register
+from faithmap.pixels import Filling, filling
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Patches(Method):
         """Hundredths: how many patches there are depends on the picture."""
         return 100
 
-    def drops(self, query: Query, sides: Sequence[int], stride: int, fill: Fill) -> tuple[list[Tensor], list[str]]:
+    def drops(self, query: Query, sides: Sequence[int], stride: int, fill: Filling) -> tuple[list[Tensor], list[str]]:
         """For each side of patches, the mean of y(x) - y(x occluded) over those that cover a pixel, ``(B, H, W)``.
 
         Returns:
             The maps in float64, and why they are constant or not finite.
         """
-        n, hidden = len(query), hidden_pixels(query, fill)
+        n, hidden = len(query), filling(query.x, fill, *query.model.scale(query.x))
         grids = [[_windows(length, side, stride, query.x) for length in query.x.shape[-2:]] for side in sides]
         counts = [n * len(rows) * len(cols) for rows, cols in grids]
         maps, changes, done = [], [], 0
@@ -86,7 +87,7 @@ class Occlusion(Patches):
 
     patch: float = 32 / 224
     stride: float = 16 / 224
-    fill: Fill = "mean"
+    fill: Filling = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +133,7 @@ class XFace(Patches):
     smallest: float = 7 / 112
     sizes: int = 3
     stride: float = 5 / 112
-    fill: Fill = "black"
+    fill: Filling = "black"
 
     faces = True
 

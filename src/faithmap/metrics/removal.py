@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from faithmap.batching import Progress, chunked, default_batch
 from faithmap.models.base import Model, require_model
-from faithmap.pixels import blur
+from faithmap.pixels import Filling, filling
 from faithmap.sampling import generators, sample_ids
-
-Fill = Literal["blur", "black", "mean"]
 
 
 def removal_curve(
@@ -22,7 +20,7 @@ def removal_curve(
     target: Any,
     *,
     insert: bool = False,
-    fill: Fill = "blur",
+    fill: Filling = "blur",
     steps: int = 20,
     seed: int = 0,
     batch_size: int | None = None,
@@ -40,7 +38,7 @@ def removal_curve(
         maps: ``(B, H, W)``, signed or not: only their order counts. Ties are broken at random, by the seed.
         target: the score, ``Probability(k)`` for instance; it takes B samples.
         insert: pixels enter instead of leaving.
-        fill: "blur" (a Gaussian of a tenth of the shorter side), "black", or "mean" (the picture's mean colour).
+        fill: "blur" (a Gaussian of a tenth of the shorter side), "black", or "mean" (the network's mean colour).
         steps: of equal shares.
         seed: of the order among ties.
         batch_size: pictures per network call.
@@ -58,7 +56,7 @@ def removal_curve(
         >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
         >>> model, x = fm.Classifier(net, size=8), torch.ones(1, 3, 8, 8)
         >>> removal_curve(model, x, torch.rand(1, 8, 8), fm.targets.Logit(0), fill="mean", steps=2)
-        tensor([[1., 1., 1.]])
+        tensor([[1.0000, 0.5000, 0.0000]])
     """
     model, x = require_model(model), model.check_input(x)
     asked = model.target(target, len(x))
@@ -66,9 +64,11 @@ def removal_curve(
         raise ValueError("a removal curve follows a score: name it, fm.targets.Probability(classes)")
     if maps.shape != (len(x), *x.shape[-2:]) or bool(maps.isnan().any()):
         raise ValueError(f"maps are (B, H, W) of the {tuple(x.shape)} inputs, without NaN: got {tuple(maps.shape)}")
+    if fill not in get_args(Filling):
+        raise ValueError(f"a fill is 'black', 'mean' or 'blur': got {fill!r}")
     if steps < 1:
         raise ValueError(f"a removal curve has at least one step: got {steps}")
-    ranks, filled = _ranks(x, maps, seed), _filled(model, x, fill)
+    ranks, filled = _ranks(x, maps, seed), filling(x, fill, *model.scale(x))
     pixels, size = ranks[0].numel(), batch_size or default_batch(x)
 
     def score(i: Tensor) -> Tensor:
@@ -101,16 +101,3 @@ def _ranks(x: Tensor, maps: Tensor, seed: int) -> Tensor:
         shuffled = torch.randperm(map.numel(), generator=generator).to(map.device)
         order.append(shuffled[map.flatten()[shuffled].argsort(descending=True, stable=True)])
     return torch.stack(order).argsort(dim=1).view_as(maps).to(x.device)
-
-
-def _filled(model: Model, x: Tensor, fill: Fill) -> Tensor:
-    """What stands where a pixel is missing, ``(B, 3, H, W)``."""
-    if fill == "blur":
-        sigma = 0.1 * min(x.shape[-2:])
-        return blur(x, sigma, 2 * round(3 * sigma) + 1)
-    if fill == "mean":
-        return x.mean(dim=(2, 3), keepdim=True).expand_as(x)
-    if fill == "black":
-        mean, std = model.scale(x)
-        return (-mean / std).expand_as(x)
-    raise ValueError(f"a fill is 'blur', 'black' or 'mean': got {fill!r}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -76,12 +78,16 @@ class Model:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ValueError(f"{type(self).__name__} wraps an nn.Module: got {type(module).__name__}")
-        if len(mean) != len(std) or not mean or min(std) <= 0:
-            raise ValueError(f"mean and std hold one number per channel each, std above 0: got mean={mean}, std={std}")
+        _check_scale(mean, std)
+        sides = (size, size) if isinstance(size, int) else size
+        if not (isinstance(sides, (tuple, list)) and [type(s) for s in sides] == [int, int] and min(sides) > 0):
+            raise ValueError(f"size is the input's side in pixels, or (H, W): got {size!r}")
+        if not isinstance(target_layer, (str, NoneType)):
+            raise ValueError(f"target_layer is the dotted path of a layer, 'features.18': got {target_layer!r}")
         if channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order is 'rgb' or 'bgr': got {channel_order!r}")
         self.module = module
-        self.size = (size, size) if isinstance(size, int) else size
+        self.size = (sides[0], sides[1])
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.channel_order = channel_order
         self.resize = resize
@@ -112,6 +118,23 @@ class Model:
     def dtype(self) -> torch.dtype:
         """What the weights are."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def weights_digest(self) -> str:
+        """What the weights and buffers are, as 16 hexadecimal digits of a SHA-256: the same network has the same."""
+        tensors = {n: t for n, t in sorted(unwrap(self.module).state_dict().items()) if isinstance(t, Tensor)}
+        # Hashing takes longer than a small map: once for as long as nothing has been written to the weights.
+        state = [(t.data_ptr(), None if t.is_inference() else t._version) for t in tensors.values()]
+        frozen = twin(self.module)
+        known, digest = frozen.derived.get("digest", (None, ""))
+        if known != state:
+            sha = hashlib.sha256()
+            for name, value in tensors.items():
+                sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest = sha.hexdigest()[:16]
+            frozen.derived["digest"] = state, digest
+        return str(digest)
 
     def network(self, x: Tensor) -> Any:
         """The network's raw outputs for prepared inputs ``(B, 3, H, W)``; gradients flow where they are enabled."""
@@ -276,6 +299,17 @@ def require_model(model: Any) -> Model:
     if isinstance(model, str):
         raise ValueError(f"a model is due, got the text {model!r}: use fm.load({model!r})")
     raise ValueError(f"a Classifier or FaceEmbedder is due: got {type(model).__name__}")
+
+
+def _check_scale(mean: Any, std: Any) -> None:
+    try:
+        centre, width = (torch.as_tensor(v, dtype=torch.float64) for v in (mean, std))
+        fits = centre.ndim == 1 and centre.shape == width.shape and len(centre) > 0
+        fits = fits and bool((width > 0).all() and (centre + width).isfinite().all())
+    except (TypeError, ValueError, RuntimeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"mean and std hold one number per channel each, std above 0: got mean={mean}, std={std}")
 
 
 def _check_finite(module: nn.Module) -> None:
