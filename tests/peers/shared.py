@@ -68,10 +68,10 @@ def lrp(rule: str, module: nn.Module, x: Tensor, classes: list[int]) -> Tensor:
 
 
 def shown(maps: Tensor) -> Tensor:
-    """Maps cut at 0 and stretched to [0, 1] each, as most of the others return them."""
+    """Maps cut at 0 and stretched to [0, 1] each, as most of the others return them; what is constant is 0."""
     maps = maps.clamp_min(0)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (maps - low) / (high - low)
+    return torch.where(high > low, (maps - low) / (high - low), 0)
 
 
 def at(net: nn.Sequential, layer: int, x: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:

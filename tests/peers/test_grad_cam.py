@@ -79,9 +79,9 @@ def test_same_score_cam(make: Callable[[], nn.Sequential]) -> None:
 def test_same_ablation_cam() -> None:
     """Behind a ReLU, and of classes whose scores are above 0."""
     module, x = plain_net(), pictures()
-    best = module(x).argmax(dim=1).tolist()
-    given = theirs("AblationCAM", module, "3", x, best)
-    torch.testing.assert_close(shown(raw("ablation-cam", module, x, best, "3")), given, atol=1e-5, rtol=0)
+    module[-1].bias.data += 2 * module(x).detach().abs().max()
+    given = theirs("AblationCAM", module, "3", x, CLASSES)
+    torch.testing.assert_close(shown(raw("ablation-cam", module, x, CLASSES, "3")), given, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("eigen-cam", "EigenCAM"), ("eigen-grad-cam", "EigenGradCAM")])
@@ -101,7 +101,7 @@ def test_same_full_grad() -> None:
     module, x = plain_net(), pictures()
     given = theirs("FullGrad", module, "3", x, CLASSES)
     ours = raw("full-grad", module, x, CLASSES, rescale="channel")
-    torch.testing.assert_close(shown(ours - ours.amin(dim=(1, 2), keepdim=True)), given, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shown(ours - ours.amin(dim=(1, 2), keepdim=True)), given, atol=1e-4, rtol=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,14 +251,14 @@ def test_ablation_of_activations_that_can_be_negative() -> None:
 def test_ablation_where_the_score_is_negative() -> None:
     """A loss divided by a negative score is a gain: what supports the class is what they show as against it."""
     module, x = plain_net(), pictures(1)
+    module[-1].bias.data -= 2 * module(x).detach().abs().max()
     worst = module(x).argmin(dim=1).tolist()
-    assert module(x)[0, worst[0]] < 0
     ours = raw("ablation-cam", module, x, worst, "3")
     given = theirs("AblationCAM", module, "3", x, worst)
     still(torch.allclose(given, shown(-ours), atol=1e-5), "the map of a negative score has the wrong sign")
     A, _ = at(module, 3, x, worst)
     direction = torch.einsum("c,bchw->bhw", losses(module, A, worst[0]), A)
-    torch.testing.assert_close(shown(ours), shown(direction))
+    torch.testing.assert_close(ours * module(x)[0, worst[0]].detach().abs(), direction)
 
 
 def test_an_error_leaves_the_network_broken() -> None:

@@ -162,7 +162,7 @@ def test_guided_backpropagation_through_functional_relus() -> None:
     scores = same(x.requires_grad_())[range(3), CLASSES]
     plain = torch.autograd.grad(scores.sum(), x)[0].abs().sum(dim=1)
     still(torch.allclose(given, plain), "guided backpropagation does not see functional ReLUs")
-    assert (truth - plain).abs().max() > 0.5 * truth.max()
+    assert (truth - plain).abs().max() > 0.1 * truth.max()
     torch.testing.assert_close(raw("guided-backprop", same, x, CLASSES), truth)
 
 
