@@ -365,3 +365,22 @@ def test_what_is_known_is_plain_data(att: Attribution) -> None:
     assert set(about["versions"]) == {"faithmap", "torch", "numpy", "pillow", "python"}
     assert repr(att) == "Attribution(lift-cam on tiny: 2 x 32 x 32, c, e)"
     torch.testing.assert_close(att.scores, torch.tensor([s["score"] for s in about["samples"]]), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_few_extreme_pixels_do_not_hide_the_rest_of_a_map(signed: bool) -> None:
+    map = torch.rand(1, 32, 32) - 0.5 * signed
+    wild = map.clone()
+    wild[0, 3, 4], wild[0, 9, 9] = 1000.0, -1000.0
+    shown, of_wild = (attribution(maps).displayed(signed=signed) for maps in (map, wild))
+    assert float((shown - of_wild).abs().flatten().sort().values[:-5].max()) < 0.02
+    assert float(of_wild[0, 3, 4]) == 1
+    assert float(of_wild.min()) == (-1 if signed else 0)
+    assert not attribution(torch.zeros(1, 4, 4)).displayed(signed=signed).any()
+    one = torch.zeros(1, 32, 32)
+    one[0, 5, 5] = 7.0
+    assert attribution(one).displayed(signed=signed).sum() == 1
+
+
+def attribution(maps: torch.Tensor) -> Attribution:
+    return Attribution(maps, [Sample("a", "", {}, 0.0)] * len(maps), ABOUT)

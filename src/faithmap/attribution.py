@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from faithmap.images import Geometry, Picture, open_image, to_array
 T = TypeVar("T")
 Scale = Literal["min-max", "max"]
 FORMAT = "faithmap/1"
+_LIMITS = {False: (0.0, 1.0), True: (-1.0, 1.0)}
 _KINDS = {"attribution": "an attribution", "pair": "a pair of faces", "locations": "maps of locations"}
 
 
@@ -199,6 +201,20 @@ class Attribution:
         span = maps.amax(dim=(1, 2), keepdim=True) - low
         return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
+    def displayed(self, *, signed: bool = False) -> Tensor:
+        """Maps as they are drawn, ``(B, H, W)`` in [0, 1]: `normalized`, with the strongest 0.5 % of the pixels alike.
+
+        A few pixels of a fine map, of a gradient for instance, would otherwise leave nothing of the rest to be seen.
+
+        Args:
+            signed: keep what speaks against the target, in [-1, 1].
+        """
+        maps = self.maps.float().nan_to_num(0, 0, 0) if signed else self.normalized()
+        sizes = maps.abs().flatten(1)
+        strong = sizes.kthvalue(math.ceil(0.995 * sizes.shape[1]), dim=1).values
+        top = torch.where(strong > 0, strong, sizes.amax(dim=1))[:, None, None]
+        return torch.where(top > 0, maps / torch.where(top > 0, top, 1), 0).clamp(-1, 1)
+
     def on_photo(self) -> list[Tensor]:
         """The raw maps in the geometry of the original photos, ``(h, w)`` each; NaN where a crop cut the photo off."""
         return [
@@ -215,9 +231,9 @@ class Attribution:
             signed: show what speaks against the target too, in another colour.
         """
         pictures = []
-        for i, (raw, shown) in enumerate(zip(self.maps, self.normalized(), strict=True)):
+        for i, shown in enumerate(self.displayed(signed=signed)):
             base = self._seen(i) if picture is None else open_image(picture)
-            pictures.append(draw.overlay(base, raw if signed else shown, alpha=alpha, signed=signed))
+            pictures.append(draw.overlay(base, shown, alpha=alpha, signed=signed, limits=_LIMITS[signed]))
         return pictures[0] if len(pictures) == 1 else pictures
 
     def photo_overlay(self, picture: Picture | None = None, *, alpha: float = 0.65, signed: bool = False) -> Any:
@@ -229,12 +245,12 @@ class Attribution:
             signed: show what speaks against the target too, in another colour.
         """
         pictures = []
-        for i, (s, raw, shown) in enumerate(zip(self.samples, self.maps, self.normalized(), strict=True)):
+        for i, (s, shown) in enumerate(zip(self.samples, self.displayed(signed=signed), strict=True)):
             photo = self._photo(i) if picture is None else open_image(picture)
             if s.geometry is None:
                 raise ValueError(f"{s.name!r} was prepared input and no photo: use overlay")
-            map = s.geometry.of_size(photo.size).map_to_photo(raw if signed else shown)
-            pictures.append(draw.overlay(photo, map, alpha=alpha, signed=signed))
+            map = s.geometry.of_size(photo.size).map_to_photo(shown)
+            pictures.append(draw.overlay(photo, map, alpha=alpha, signed=signed, limits=_LIMITS[signed]))
         return pictures[0] if len(pictures) == 1 else pictures
 
     def photo(self) -> Any:
@@ -352,7 +368,7 @@ class PairAttribution:
 
         def shown(pick: str) -> tuple[Tensor, Tensor] | None:
             sides = [getattr(face, pick) for face in (self.probe, self.gallery)]
-            return None if sides[0] is None else (sides[0].normalized()[0], sides[1].normalized()[0])
+            return None if sides[0] is None else (sides[0].displayed()[0], sides[1].displayed()[0])
 
         similar = shown("similar")
         assert similar is not None  # e+ always exists

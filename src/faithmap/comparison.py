@@ -178,7 +178,7 @@ class PairComparison(_Found[PairAttribution]):
                 for side, seen in zip((pair.probe, pair.gallery), faces, strict=True):
                     att: Attribution | None = getattr(side, kind)
                     if att is not None:
-                        over = draw.tinted(seen, att.normalized()[0], tint)
+                        over = draw.tinted(seen, att.displayed()[0], tint)
                         empty = att.samples[0].degenerate or (nothing if att.nothing_shown[0] else "")
                         panels.append(Panel(name, over, empty))
             if pair.probe.dissimilar is None:

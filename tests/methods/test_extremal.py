@@ -21,11 +21,15 @@ def classifier(module: nn.Module) -> fm.Classifier:
     return fm.Classifier(module.double().eval(), size=32)
 
 
-def literal_mask(p: Tensor, sigma: float, size: int) -> Tensor:
-    """The mask (H, W) of a grid (h, w): place by place, the smooth maximum over all places of the grid in reach."""
-    n = len(p)
-    apart = size / n
-    reach = math.ceil(sigma * (1 + 2 * math.sqrt(math.log(100))) / 2 / apart)
+def reach_of(sigma: float, apart: float) -> int:
+    """How many places away the kernel is 1 %."""
+    return math.ceil(sigma * (1 + 2 * math.sqrt(math.log(100))) / 2 / apart)
+
+
+def literal_mask(p: Tensor, sigma: float, size: int, apart: float) -> Tensor:
+    """The mask (H, W) of a grid that goes beyond the borders: place by place, the smooth maximum over all in reach."""
+    reach = reach_of(sigma, apart)
+    n = len(p) - 2 * reach
     rows = []
     for i in range(n):
         for j in range(n):
@@ -33,8 +37,7 @@ def literal_mask(p: Tensor, sigma: float, size: int) -> Tensor:
             for a in range(i - reach, i + reach + 1):
                 for b in range(j - reach, j + reach + 1):
                     d = apart * math.hypot(a - i, b - j)
-                    inside = 0 <= a < n and 0 <= b < n
-                    f.append(math.exp(-(max(0.0, 2 * d / sigma - 1) ** 2) / 4) * (p[a, b] if inside else 0 * p[0, 0]))
+                    f.append(math.exp(-(max(0.0, 2 * d / sigma - 1) ** 2) / 4) * p[a + reach, b + reach])
             values = torch.stack(f)
             rows.append((values * (values * 20).exp()).sum() / (values * 20).exp().sum())
     coarse = torch.stack(rows).view(1, 1, n, n)
@@ -45,11 +48,12 @@ def literal(model: fm.Classifier, image: Tensor, k: int, method: ExtremalPerturb
     """The mask of one image (3, 32, 32)."""
     n, sigma, widest = round(1 / method.step), method.sigma * 32, method.blur * 32
     levels = [fm.pixels.blur(image, widest * l / 7, 2 * math.ceil(3 * widest * l / 7) + 1) for l in range(8)]  # noqa: E741
-    p, velocity = torch.ones(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    wide = n + 2 * reach_of(sigma, 32 / n)
+    p, velocity = torch.ones(wide, wide, dtype=torch.float64), torch.zeros(wide, wide, dtype=torch.float64)
     for t in range(method.iterations):
         weight = method.weight * method.rise ** (t / (method.iterations - 1))
         p.requires_grad_()
-        m = literal_mask(p, sigma, 32)
+        m = literal_mask(p, sigma, 32, 32 / n)
         depth = 7 * (1 - m)
         picture = sum(levels[l] * (1 - (depth - l).abs()).clamp_min(0) for l in range(8))  # noqa: E741
         y = model.module(picture[None])[0, k]  # type: ignore[index]
@@ -59,7 +63,7 @@ def literal(model: fm.Classifier, image: Tensor, k: int, method: ExtremalPerturb
         (g,) = torch.autograd.grad(loss, p)
         velocity = method.momentum * velocity + g
         p = (p.detach() - method.rate * velocity).clamp(0, 1)
-    return literal_mask(p, sigma, 32)
+    return literal_mask(p, sigma, 32, 32 / n)
 
 
 @pytest.mark.parametrize("make", [nets.VGGLike, nets.ViTLike])
@@ -98,13 +102,22 @@ def test_where_the_mask_is_whole_the_picture_is_whole_and_slopes_into_its_blur()
 def test_one_place_of_the_grid_is_a_blob_of_the_kernels_size() -> None:
     """Flat within sigma / 2, half at (1 + 2 sqrt(ln 2)) sigma / 2."""
     spread = Spread.over(torch.zeros(1, 3, 224, 224, dtype=torch.float64), 7 / 224, 21 / 224)
-    assert spread.grid == (32, 32)
-    p = torch.zeros(1, 32, 32, dtype=torch.float64)
-    p[0, 16, 16] = 1  # its middle is at 16.5 * 7 = 115.5
+    assert spread.places == (32, 32)
+    p = torch.zeros(1, *spread.grid, dtype=torch.float64)
+    p[0, 16 + 8, 16 + 8] = 1  # eight places beyond each border; its middle is at 16.5 * 7 = 115.5
     mask = spread(p)[0]
     assert float(mask[115, 108:123].min()) > 0.97
     half = 21 / 2 * (1 + 2 * math.sqrt(math.log(2)))
     assert float(mask.gt(0.5).sum()) == pytest.approx(math.pi * half**2, rel=0.15)
+
+
+def test_a_whole_mask_is_the_same_everywhere() -> None:
+    """Or its border, or its corners, would be kept or lost before the network has been asked."""
+    spread = Spread.over(torch.zeros(1, 3, 224, 160), 7 / 224, 21 / 224)
+    masks = spread(torch.ones(1, *spread.grid))
+    torch.testing.assert_close(masks, masks[:, :1, :1].expand_as(masks), rtol=0, atol=1e-6)
+    slope = area_slope(masks, 0.1)
+    torch.testing.assert_close(slope, slope[:, :1, :1].expand_as(slope), rtol=1e-3, atol=0)
 
 
 class Square(nn.Module):

@@ -28,9 +28,10 @@ class ExtremalPerturbation(Method):
 
     ``max over m of y(m x) - lambda_t mean((sort(m) - r)^2)``, where r is 0 for the share 1 - area of the pixels and 1
     for the rest, and ``m x`` blurs each pixel by ``blur (1 - m)``. The mask is a grid of values p in [0, 1], one every
-    ``step``, spread by ``m(u) = smax_v k(u - v) p(v)`` with the kernel ``k(d) = exp(-max(0, 2 d / sigma - 1)^2 / 4)``,
-    flat within a disc of diameter sigma, and the smooth maximum ``smax f = sum f e^(f / T) / sum e^(f / T)``. p starts
-    at 1 and takes gradient steps with momentum; lambda_t grows evenly in its logarithm. The map is m at the end.
+    ``step`` and some beyond the borders, spread by ``m(u) = smax_v k(u - v) p(v)`` with the kernel
+    ``k(d) = exp(-max(0, 2 d / sigma - 1)^2 / 4)``, flat within a disc of diameter sigma, and the smooth maximum
+    ``smax f = sum f e^(f / T) / sum e^(f / T)``. p starts at 1 and takes gradient steps with momentum; lambda_t grows
+    evenly in its logarithm. The map is m at the end.
 
     Lengths are shares of the input's shorter side; of 224 pixels the defaults are a step of 7, a sigma of 21 and a blur
     of 20. Pixels that tie for the last place in the area share it.
@@ -133,7 +134,8 @@ def area_slope(masks: Tensor, area: float) -> Tensor:
     m = masks.flatten(1)
     n = m.shape[1]
     last = m.kthvalue(min(n, math.floor((1 - area) * n) + 1), dim=1, keepdim=True).values
-    above, ties = m > last, m == last
+    slack = 16 * torch.finfo(m.dtype).eps  # rounding must not decide what a whole mask keeps
+    above, ties = m > last + slack, (m - last).abs() <= slack
     share = (area * n - above.sum(dim=1, keepdim=True)) / ties.sum(dim=1, keepdim=True)
     wanted = torch.where(above, 1, torch.where(ties, share.to(m.dtype), 0))
     return (2 / n * (m - wanted)).view(masks.shape)
@@ -159,7 +161,10 @@ class Spread:
     """How a coarse grid becomes a smooth mask: a convolution with a smooth maximum for its sum."""
 
     grid: tuple[int, int]
-    """Rows and columns of the grid; its values lie in the middle of its cells."""
+    """Rows and columns of the grid, beyond the borders as far as the kernel reaches: with less, corners would be what
+    a whole mask has most of, and be kept for that alone."""
+    places: tuple[int, int]
+    """Rows and columns of the mask's own places, which lie in the middle of its cells."""
     size: tuple[int, int]
     """H and W of the mask."""
     kernel: Tensor
@@ -179,12 +184,12 @@ class Spread:
         )
         distance = torch.hypot(down[:, None], right)  # in pixels
         kernel = torch.exp(-((2 * distance / (sigma * side) - 1).clamp_min(0) ** 2) / 4)
-        return cls((rows, cols), (H, W), kernel.to(x))
+        grid = (rows + kernel.shape[0] - 1, cols + kernel.shape[1] - 1)
+        return cls(grid, (rows, cols), (H, W), kernel.to(x))
 
     def __call__(self, p: Tensor) -> Tensor:
-        """The masks ``(B, H, W)`` of grids ``(B, h, w)``: smooth maxima at the grid's places, bilinear in between."""
-        sides = self.kernel.shape
-        window = F.unfold(p[:, None], tuple(sides), padding=(sides[0] // 2, sides[1] // 2))  # (B, window, h w)
+        """The masks ``(B, H, W)`` of grids ``(B, h, w)``: smooth maxima at the mask's places, bilinear in between."""
+        window = F.unfold(p[:, None], tuple(self.kernel.shape))  # (B, window, places)
         f = window * self.kernel.view(-1, 1)
-        places = (f * (f / TEMPERATURE).softmax(dim=1)).sum(dim=1).view(-1, 1, *self.grid)
+        places = (f * (f / TEMPERATURE).softmax(dim=1)).sum(dim=1).view(-1, 1, *self.places)
         return F.interpolate(places, self.size, mode="bilinear", align_corners=False)[:, 0]
