@@ -64,3 +64,18 @@ def test_arguments_are_documented(name: str) -> None:
     for parameter in inspect.signature(thing).parameters.values():
         if "Args:" in text:
             assert parameter.name in text, f"{name} does not describe {parameter.name}"
+
+
+def test_the_page_of_methods_has_each_of_them_as_it_is() -> None:
+    """Its name, where its e- comes from, and whether it is signed and additive."""
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    rows = {row[1].strip(" `"): row[2:-1] for row in (line.split("|") for line in page.splitlines()) if len(row) > 3}
+    listed = {name: row for name, row in rows.items() if name in fm.methods.available()}
+    assert sorted(listed) == fm.methods.available()
+    e_minus = {"asked": "asked", "negated": "negative", "found": "found", "none": "none"}
+    for name, row in listed.items():
+        method = fm.methods.get(name)
+        assert ("additive" in row[0]) == method.additive, name
+        if not method.control:
+            assert ("signed" in row[0]) == method.signed, name
+            assert row[-1].strip() == e_minus[method.opposite], name

@@ -61,7 +61,7 @@ def literal(model: fm.Classifier, image: Tensor, k: int, method: ExtremalPerturb
         r[-round(method.area * 32 * 32) :] = 1
         loss = -y + weight * (m.flatten().sort().values - r).square().mean()
         (g,) = torch.autograd.grad(loss, p)
-        velocity = method.momentum * velocity + g
+        velocity = method.momentum * velocity + (1 - method.momentum) * g
         p = (p.detach() - method.rate * velocity).clamp(0, 1)
     return literal_mask(p, sigma, 32, 32 / n)
 
@@ -138,7 +138,7 @@ def test_the_mask_finds_the_square_that_decides(top: int, left: int) -> None:
     x, side = torch.randn(1, 3, 64, 64), 20
     model = fm.Classifier(Square(x[0], top, left, side).eval(), size=64)
     area = side**2 / 64**2
-    method: Any = ExtremalPerturbation(area=area, iterations=150)
+    method: Any = ExtremalPerturbation(area=area, iterations=500)
     found = method.run(model, x, 0)
     inside = torch.zeros(64, 64, dtype=torch.bool)
     inside[top : top + side, left : left + side] = True

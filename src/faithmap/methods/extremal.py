@@ -30,8 +30,8 @@ class ExtremalPerturbation(Method):
     for the rest, and ``m x`` blurs each pixel by ``blur (1 - m)``. The mask is a grid of values p in [0, 1], one every
     ``step`` and some beyond the borders, spread by ``m(u) = smax_v k(u - v) p(v)`` with the kernel
     ``k(d) = exp(-max(0, 2 d / sigma - 1)^2 / 4)``, flat within a disc of diameter sigma, and the smooth maximum
-    ``smax f = sum f e^(f / T) / sum e^(f / T)``. p starts at 1 and takes gradient steps with momentum; lambda_t grows
-    evenly in its logarithm. The map is m at the end.
+    ``smax f = sum f e^(f / T) / sum e^(f / T)``. p starts at 1 and takes steps along the running mean of gradients;
+    lambda_t grows evenly in its logarithm. The map is m at the end.
 
     Lengths are shares of the input's shorter side; of 224 pixels the defaults are a step of 7, a sigma of 21 and a blur
     of 20. Pixels that tie for the last place in the area share it.
@@ -40,7 +40,8 @@ class ExtremalPerturbation(Method):
         area: of the mask, as a share of the picture.
         iterations: gradient steps.
         rate: of the steps.
-        momentum: of the steps.
+        momentum: what the mean of gradients keeps at each step; the gradient has the rest. Momentum without that share
+            of the gradient decides what to keep within a few steps, and scores lower.
         weight: lambda_0, of the area's term.
         rise: lambda at the end, in lambda_0.
         step: of the grid.
@@ -111,7 +112,8 @@ class ExtremalPerturbation(Method):
             moves = up.isfinite().flatten(1).all(dim=1) & ((up != 0).flatten(1).any(dim=1) | moved[here])
             weight = self.weight * self.rise ** (taken[rows].to(p) / max(1, self.iterations - 1))
             down = weight.view(-1, 1, 1) * area_slope(seen.detach(), self.area)
-            velocity = self.momentum * state[:, 1] + torch.autograd.grad(masks, p, down - up)[0]
+            slope = torch.autograd.grad(masks, p, down - up)[0]
+            velocity = self.momentum * state[:, 1] + (1 - self.momentum) * slope
             after = torch.stack([(p.detach() - self.rate * velocity).clamp(0, 1), velocity], dim=1)
             moved[here] |= moves
             taken[rows] += 1

@@ -1,4 +1,4 @@
-"""Why two faces match, from one forward pass: gradients of the similarity's arguments, and its exact split by place."""
+"""Pairs of faces: gradients of a similarity's arguments, and its exact split by place, from one forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network says of pictures seen through random masks: RISE, S-RISE, CorrRISE.
+"""Random masks: what a network says of pictures seen through them, by RISE, S-RISE and CorrRISE.
 
 One set of masks serves every picture: it depends on the seed, the parameters and the input's size alone. Masks come as
 a stream of blocks of fixed size, so that a run with N masks uses the first N of a longer run's, whatever the batches,

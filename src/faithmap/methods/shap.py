@@ -1,4 +1,4 @@
-"""SHAP values of a layer's channels as coefficients of a class activation map, by questions to the tail alone.
+"""SHAP values of channels: coefficients of a class activation map, by questions to the tail alone.
 
 The players of the game are the C channels of the target layer, and the worth of a coalition S is the score with all
 other channels set to 0, ``v(S) = y(A with channels S)``. A channel's SHAP value is what it adds when it joins, averaged
