@@ -12,11 +12,12 @@ PEERS  := .venv-peers
 demo: $(VENV)/.user
 	$(BIN)/faithmap demo --out faithmap-demo
 
+# A process per core, a module's tests in one of them: they share what is measured once.
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not real"
+	$(BIN)/python -m pytest -n auto --dist loadscope -m "not real"
 
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest tests/peers

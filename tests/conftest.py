@@ -26,9 +26,9 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny networks run on one thread: beside other processes, two are many times slower than one."""
+    """Tiny networks run on one thread, and all do beside other processes, where two are many times slower than one."""
     before = torch.get_num_threads()
-    if request.node.get_closest_marker("real") is None:
+    if request.node.get_closest_marker("real") is None or "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
