@@ -2,15 +2,14 @@
 
     python -m benchmarks.completeness [--photos N]
 
-Errors are shares of the score, the logit of the predicted class; medians and largest over photos. The condition, the sum
-of |parts| over the change that they add up to, says how much cancels.
+Errors are shares of the score, the logit of the predicted class; medians and largest over photos. The condition, the
+sum of |parts| over the change that they add up to, says how much cancels.
 """
 
 from __future__ import annotations
 
 import argparse
 
-import torch
 from benchmarks.common import DATA, imagenet_squashed, table
 
 import faithmap as fm

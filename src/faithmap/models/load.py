@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -175,7 +176,7 @@ def _blocks(state: dict[str, Tensor]) -> tuple[int, ...]:
 
 def _timm(variant: str, file: str | None = None, **settings: Any) -> Model:
     try:
-        import timm
+        timm: Any = import_module("timm")  # whose functions are partly untyped
     except (ImportError, RuntimeError) as error:  # RuntimeError: its torchvision was built for another torch
         raise ValueError(
             f"timm:NAME needs timm, with a torchvision that fits torch {torch.__version__} ({error}): "
