@@ -276,7 +276,7 @@ def test_compare_writes_one_page_and_the_maps_that_python_gives(run: Run, photo:
         for about in image["methods"]:
             assert torch.equal(fm.Attribution.load(about["file"]).maps, found[about["method"]].maps[i : i + 1])
     assert sorted(path.suffix for path in out.iterdir()) == [".png"] + 4 * [".safetensors"]
-    assert Path(document["sheet"]).name == "a cat ü.compare.png"
+    assert Path(document["sheet"]).name == "a cat ü-and-1-more.compare.png"
     printed = run(*ask, "-o", out, "--signed")[1]
     assert "Do they agree?" in printed
 

@@ -40,7 +40,16 @@ from faithmap.running import (
 )
 from faithmap.targets import FeatureLocation, Similarity
 
-COMPARED = ("lift-cam", "fame", "grad-cam", "layer-cam", "integrated-gradients", "lrp", "edges", "centre-gaussian")
+COMPARED = (
+    "lift-cam",
+    "fame",
+    "grad-cam",
+    "layer-cam",
+    "full-grad",
+    "integrated-gradients",
+    "edges",
+    "centre-gaussian",
+)
 """What `compare` takes where nobody says: the flagships, what everybody knows, of each kind, and controls to beat."""
 COMPARED_PAIRS = ("fame", "corrise", "lift-cam", "grad-cam")
 """Likewise of `compare_pair`."""

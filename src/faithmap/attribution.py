@@ -202,7 +202,7 @@ class Attribution:
         return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
 
     def displayed(self, *, signed: bool = False) -> Tensor:
-        """Maps as they are drawn, ``(B, H, W)`` in [0, 1]: `normalized`, with the strongest 0.5 % of the pixels alike.
+        """Maps as they are drawn, ``(B, H, W)`` in [0, 1]: `normalized`, with the strongest 2 % of the pixels alike.
 
         A few pixels of a fine map, of a gradient for instance, would otherwise leave nothing of the rest to be seen.
 
@@ -211,7 +211,7 @@ class Attribution:
         """
         maps = self.maps.float().nan_to_num(0, 0, 0) if signed else self.normalized()
         sizes = maps.abs().flatten(1)
-        strong = sizes.kthvalue(math.ceil(0.995 * sizes.shape[1]), dim=1).values
+        strong = sizes.kthvalue(math.ceil(0.98 * sizes.shape[1]), dim=1).values
         top = torch.where(strong > 0, strong, sizes.amax(dim=1))[:, None, None]
         return torch.where(top > 0, maps / torch.where(top > 0, top, 1), 0).clamp(-1, 1)
 

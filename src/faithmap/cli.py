@@ -240,7 +240,8 @@ def compare(
         screen.explained(facts)
     for name, why in found.refused.items():
         tell("warning" if methods == "all" else "error", f"{name}: {why}")
-    path = save_picture(page, folder / f"{stems[0]}.compare.png")
+    more = f"-and-{len(stems) - 1}-more" if len(stems) > 1 else ""
+    path = save_picture(page, folder / f"{stems[0]}{more}.compare.png")
     agreement = found.agreement()
     about = {"model": net.name, "images": told, "refused": found.refused, "agreement": agreement}
     screen.document({**about, "sheet": str(path), "failed": failed})

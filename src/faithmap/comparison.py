@@ -19,7 +19,7 @@ from faithmap.attribution import Attribution, PairAttribution
 from faithmap.draw import Panel
 from faithmap.files import save_picture
 from faithmap.metrics import rank_correlation
-from faithmap.words import seconds, spent
+from faithmap.words import incomplete, seconds, spent
 
 T = TypeVar("T", Attribution, PairAttribution)
 Table = dict[str, dict[str, float]]
@@ -230,10 +230,11 @@ def _columns(panels: int) -> int:
 
 def _cost(att: Attribution, images: int = 1) -> tuple[str, str]:
     """What the maps of so many images cost, and whether their parts add up."""
-    how, error = att.provenance, att.samples[0].completeness_error
+    how, sample = att.provenance, att.samples[0]
     evaluations = {name: round(count * images, 1) for name, count in how["evaluations"].items()}
     took = f"{seconds(how['seconds'] * images / how['images'])} s"
-    return spent(evaluations), took if error is None else f"{took} · error {error:.0e}"
+    error = sample.completeness_error
+    return spent(evaluations), took if error is None else f"{took} · error {incomplete(error, sample.score)} of score"
 
 
 def _refusal(label: str, why: str, base: Image.Image) -> Panel:

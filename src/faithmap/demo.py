@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from faithmap.files import save_picture, write_whole
-from faithmap.words import percent, said, seconds, spent
+from faithmap.words import incomplete, percent, said, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the command line's --help reads this file
     from PIL.Image import Image
@@ -56,7 +56,7 @@ class Explained:
         for att, about in zip(self.maps, facts["methods"], strict=True):
             error = about["completeness_error"]
             below = f"{spent(about['evaluations'])} · {seconds(about['seconds'])}\u00a0s"
-            below += "" if error is None else f" · error\u00a0{error:.0e}"
+            below += "" if error is None else f" · error\u00a0{incomplete(error, about['score'])}"
             rows.append((att.method, self.picture(att), att.nothing_shown[0] or below))
         return rows
 

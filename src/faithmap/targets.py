@@ -103,7 +103,13 @@ class Probability(Target):
         _set_indices(self, k=self.k)
 
     def __call__(self, outputs: Any) -> Tensor:
-        return _pick(_matrix(outputs, self).softmax(dim=1), self, self.k)
+        z = _matrix(outputs, self)
+        if z.shape[1] == 1:
+            raise ValueError(
+                "the softmax of a single output is always 1: explain Logit(0), or give a callable, "
+                "lambda z: z.sigmoid().squeeze(1)"
+            )
+        return _pick(z.softmax(dim=1), self, self.k)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from faithmap.words import raised_in, said, seconds, spent
+from faithmap.words import incomplete, raised_in, said, seconds, spent
 
 if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help does not
     from faithmap.methods import Method
@@ -81,10 +81,10 @@ class Screen:
         self.line(f"{facts['image']}: {said(target)}{other}", style="bold")
         for about in facts["methods"]:
             error = about["completeness_error"]
-            adds_up = "" if error is None else f"{error:.1e}"
+            adds_up = "" if error is None else incomplete(error, about["score"])
             row = (about["method"], seconds(about["seconds"]), spent(about["evaluations"]), adds_up)
             rows.append(row)
-        self.table(("method", "seconds", "evaluations", "completeness error"), rows)
+        self.table(("method", "seconds", "evaluations", "completeness error / score"), rows)
         if "sheet" in facts:
             self.line(f"maps over the photo: {facts['sheet']}")
             self.line(f"raw maps: {', '.join(about['file'] for about in facts['methods'])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -82,3 +83,14 @@ def raised_in(error: BaseException, *modules: str) -> bool:
     *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
     name = f"{frame.f_globals.get('__name__')}."
     return any(name.startswith(f"{module}.") for module in modules)
+
+
+def incomplete(error: float, score: float) -> str:
+    """How far the parts of a score are from adding up to it, as a share of the score.
+
+    Examples:
+        >>> incomplete(8.6, 9.0), incomplete(3e-7, 9.0)
+        ('96 %', '3e-08')
+    """
+    share = abs(error / score) if score else math.inf
+    return f"{100 * share:.0f} %" if share >= 0.005 else f"{share:.0e}"
