@@ -33,6 +33,7 @@ class ExtremalPerturbation(Method):
     ``smax f = sum f e^(f / T) / sum e^(f / T)``. p starts at 1 and takes steps along the running mean of gradients;
     lambda_t grows evenly in its logarithm. The map is m at the end.
 
+    Gradient steps end in a local optimum: the notes hold the score of what is kept, y(m x), to be compared with others.
     Lengths are shares of the input's shorter side; of 224 pixels the defaults are a step of 7, a sigma of 21 and a blur
     of 20. Pixels that tie for the last place in the area share it.
 
@@ -121,8 +122,13 @@ class ExtremalPerturbation(Method):
 
         ends, _ = continuous(start, step, self.iterations, query.batch_size, query.progress)
         maps = torch.where(moved.view(-1, 1, 1), spread(ends[:, 0]), 1)
+        widest = self.blur * min(x.shape[-2:])
+        kept = query.input_scores(
+            len(x), lambda i: (blurred(pyramid(x[i.to(x.device)], widest), maps[i.to(x.device)]), i)
+        )
         flat = "the target has no gradient to the mask, or not a finite one"
-        return Result(maps, reasons=["" if m else flat for m in moved.tolist()])
+        reasons = ["" if m else flat for m in moved.tolist()]
+        return Result(maps, reasons=reasons, notes={"score of what is kept": kept.tolist()})
 
 
 def area_slope(masks: Tensor, area: float) -> Tensor:
