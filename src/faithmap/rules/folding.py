@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from faithmap.models.frozen import twin
 from faithmap.rules.engine import packets
-from faithmap.rules.graphs import aten, record
+from faithmap.rules.graphs import aten, record, sources_forgotten
 
 
 def recorded(module: nn.Module, x: Tensor) -> tuple[fx.GraphModule | None, int]:
@@ -84,7 +84,8 @@ def fold(graph: fx.GraphModule) -> fx.GraphModule:
             graph.graph.erase_node(user)
         graph.graph.erase_node(node)
         graph.graph.erase_node(layer)
-    graph.recompile()
+    with sources_forgotten():
+        graph.recompile()
     return graph
 
 

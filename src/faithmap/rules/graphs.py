@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import linecache
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
+from torch.fx import graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from faithmap.models.frozen import NoFastPath
@@ -20,7 +23,7 @@ _tracing = threading.RLock()  # tracing patches nn.Module for the whole process:
 
 def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
     """The function at A as a graph of functional operations, without in-place writes and views' side effects."""
-    with _tracing, torch.inference_mode(False), torch.no_grad(), NoFastPath():
+    with _tracing, sources_forgotten(), torch.inference_mode(False), torch.no_grad(), NoFastPath():
         # Of a clone: the graph of a function that works in place would write to its input.
         graph: fx.GraphModule = make_fx(lambda a: function(a.clone()))(A.detach().clone())
         _replace_simple_writes(graph)
@@ -30,6 +33,19 @@ def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
             graph = make_fx(functionalize(_with_copied_constants(graph)))(A.detach().clone())
         graph.meta["runs"] = 1 + in_place
     return graph
+
+
+@contextmanager
+def sources_forgotten() -> Iterator[None]:
+    """torch.fx keeps the source of each graph that it compiles, for tracebacks, and would do so for every recording."""
+    kept: dict[str, str] = getattr(getattr(graph_module, "_loader", None), "eval_cache", {})
+    before = set(kept)
+    try:
+        yield
+    finally:
+        for name in set(kept) - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 def _writes(op: Any) -> bool:
