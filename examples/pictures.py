@@ -1,6 +1,6 @@
 """The pictures of the documentation, made again from the packaged photos.
 
-    python examples/pictures.py [cat] [locations] [locality] [pair]
+    python examples/pictures.py [cat] [compare] [locations] [locality] [pair]
 
 The pair needs scikit-image (its astronaut, a public domain portrait by NASA) and MobileFaceNet's weights in the folder
 FAITHMAP_DATA, or in ../shared/data.
@@ -41,6 +41,13 @@ def cat() -> None:
         panels = [fm.draw.Panel("photo", first.seen(), f"{first.samples[0].label}, logit {first.scores[0]:.1f}")]
         panels += [fm.draw.Panel(name, att.overlay(), _cost(att)) for name, att in maps.items()]
     save(fm.draw.grid([panels], title="EfficientNet-Lite0: which pixels made it say Egyptian cat"), "cat.jpg")
+
+
+def compare() -> None:
+    """One photo, a method of each kind."""
+    names = ["lift-cam", "fame", "layer-cam", "full-grad", "lrp", "deep-lift", "guided-backprop", "smooth-grad"]
+    with as_file(PHOTOS / "cat.jpg") as photo:
+        save(fm.compare(fm.load(), photo, [*names, "edges", "centre-gaussian"]).figure(), "compare.jpg")
 
 
 def locations() -> None:
@@ -91,5 +98,5 @@ def _cost(att: fm.Attribution) -> str:
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or ["cat", "locations", "locality", "pair"]:
-        {"cat": cat, "locations": locations, "locality": locality, "pair": pair}[name]()
+    for name in sys.argv[1:] or ["cat", "compare", "locations", "locality", "pair"]:
+        {"cat": cat, "compare": compare, "locations": locations, "locality": locality, "pair": pair}[name]()
