@@ -51,3 +51,21 @@ def test_the_digest_of_weights_follows_every_change_of_them_and_nothing_else() -
     assert model.weights_digest not in (before, changed)
     att = fm.explain(model, torch.zeros(1, 3, 32, 32), "random", 0)
     assert att.provenance["weights"] == model.weights_digest
+
+
+class TwoInputs(torch.nn.Module):
+    """A picture and something about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean(dim=(2, 3)) + meta
+
+
+@pytest.mark.parametrize("method", ["fame", "gradient", "random", "grad-cam"])
+def test_a_network_that_takes_more_than_a_picture_is_told_to_be_wrapped(method: str) -> None:
+    model = fm.Classifier(TwoInputs(), size=32)
+    with pytest.raises(ValueError, match=r"missing 1 required positional argument: 'meta'.*module that has the rest"):
+        fm.explain(model, torch.zeros(1, 3, 32, 32), method, 0)

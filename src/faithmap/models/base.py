@@ -144,7 +144,14 @@ class Model:
             with frozen.lock:
                 run = frozen.derived.setdefault("compiled", torch.compile(frozen.module))
         with self.autocast():
-            return run(x.to(self.dtype))
+            try:
+                return run(x.to(self.dtype))
+            except TypeError as error:
+                if "required positional argument" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{self.name} takes more than a picture ({error}): wrap it in a module that has the rest"
+                ) from error
 
     def autocast(self) -> AbstractContextManager[None]:
         """The network's precision, whatever the caller's own autocast says."""

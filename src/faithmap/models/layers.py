@@ -135,7 +135,7 @@ def _run(module: nn.Module, size: tuple[int, int], channels: int) -> tuple[list[
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} does not run on one image of {channels} x {size[0]} x {size[1]} ({error}): "
-            "name its size, or its target_layer"
+            "name its size, or its target_layer; or wrap what takes more than a picture in a module that has the rest"
         ) from error
     return list(seen.values()), flat, outputs
 
