@@ -5,7 +5,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from faithmap import attribution, draw, images, methods, metrics, models, targets
+    from faithmap import attribution, datasets, draw, images, methods, metrics, models, targets
     from faithmap.api import (
         compare,
         compare_pair,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = _version("faithmap")
 
-_MODULES = ("attribution", "draw", "images", "methods", "metrics", "models", "targets")
+_MODULES = ("attribution", "datasets", "draw", "images", "methods", "metrics", "models", "targets")
 _NAMES = {
     "api": (
         "compare",
@@ -50,6 +50,7 @@ __all__ = [
     "attribution",
     "compare",
     "compare_pair",
+    "datasets",
     "draw",
     "explain",
     "explain_locations",

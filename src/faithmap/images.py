@@ -241,6 +241,31 @@ class Geometry:
         boxes, scale = _check_boxes(boxes), boxes.new_tensor(self._scale * 2, dtype=torch.float64)
         return ((boxes + scale.new_tensor(self.corner * 2)) / scale).float()
 
+    def mask_to_input(self, mask: Tensor) -> Tensor:
+        """A mask over the photo, as the network's input sees it: a pixel takes what the photo has under its centre.
+
+        Args:
+            mask: (height, width) of the photo, bool.
+
+        Returns:
+            (H, W) bool.
+
+        Raises:
+            ValueError: the mask is not bool, or not of the photo's size.
+
+        Examples:
+            >>> Geometry.fit((5, 3), 1).mask_to_input(torch.eye(3, 5).bool().roll(1, dims=1))
+            tensor([[True]])
+        """
+        if mask.dtype != torch.bool or tuple(mask.shape) != self.photo[::-1]:
+            raise ValueError(
+                f"the mask is {mask.dtype} {tuple(mask.shape)}: expected bool (height, width) = {self.photo[::-1]}"
+            )
+        for dim, side in ((0, 1), (1, 0)):  # rows, then columns
+            centres = (torch.arange(self.size[dim], dtype=torch.float64) + 0.5 + self.corner[side]) / self._scale[side]
+            mask = mask.index_select(dim, centres.long().clamp(max=self.photo[side] - 1).to(mask.device))
+        return mask  # (H, W)
+
     def map_to_photo(self, map: Tensor) -> Tensor:
         """A map over the input, bilinearly sampled at the photo's pixel centres; NaN where the crop did not see it.
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +17,7 @@ from faithmap.batching import Progress, chunked, default_batch
 from faithmap.cut import Cut, Observed, Split, cut, observe
 from faithmap.models.base import Model, require_model
 from faithmap.models.face import FaceEmbedder
+from faithmap.registry import Registered
 from faithmap.rules import gradient
 from faithmap.sampling import generators, sample_ids
 from faithmap.targets import Target, first_tensor, stack
@@ -264,14 +262,13 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
+class Method(Registered, ABC):
     """A way to explain: a frozen set of hyper-parameters, called as ``method(model, x, target)``.
 
     Raises:
         ValueError: a parameter is not of its declared type, or not finite.
     """
 
-    name: ClassVar[str]
     signed: ClassVar[bool] = False
     """Whether its maps tell what speaks against the target by a minus sign."""
     additive: ClassVar[bool] = False
@@ -286,12 +283,6 @@ class Method(ABC):
     """Where a pair's e- comes from: asking for `Dissimilarity`, the negative of e+, `Result.against`, or nowhere."""
     continuous: ClassVar[bool] = False
     """Whether it batches by itself and takes all samples at once."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            value = _of_type(getattr(self, f.name), hints[f.name], f"{getattr(self, 'name', type(self))}'s {f.name}")
-            object.__setattr__(self, f.name, value)
 
     def __call__(self, model: Model, x: Tensor, target: Any = None, *, seed: int = 0) -> Tensor:
         """The raw maps ``(B, H, W)`` of prepared inputs.
@@ -363,36 +354,6 @@ class Method(ABC):
     def steps(self) -> int:
         """The steps of work per sample that progress counts."""
         return 1
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The hyper-parameters by name."""
-        return dataclasses.asdict(self)
-
-
-_KINDS: dict[Any, tuple[Any, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a finite number"),
-    bool: (bool, "True or False"),
-    str: (str, "a text"),
-    NoneType: (NoneType, "None"),
-}
-
-
-def _of_type(value: Any, hint: Any, name: str) -> Any:
-    """The value if its hint allows it, numbers as Python's own; hints beyond `_KINDS` and Literal allow all."""
-    words = []
-    for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
-        number = option in (int, float)
-        if get_origin(option) is Literal:
-            allowed, word = value in get_args(option), " or ".join(map(repr, get_args(option)))
-        else:
-            kind, word = _KINDS.get(option, (object, ""))
-            allowed = isinstance(value, kind) and not (number and (isinstance(value, bool) or not math.isfinite(value)))
-        if allowed:
-            return option(value) if number else value
-        words.append(word)
-    raise ValueError(f"{name} is {' or '.join(words)}: got {value!r}")
 
 
 def _detached(outputs: Any) -> Any:
