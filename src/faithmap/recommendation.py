@@ -38,7 +38,10 @@ class Recommendation:
     def figure(self) -> Image.Image:
         """Every method's score with its interval, the best first; controls are hollow."""
         found = self.verdict
-        rows = [(one.label, *(100 * v for v in one.score[:3]), one.control) for one in found.standings]
+        rows = [
+            (one.label, 100 * one.score.mean, 100 * one.score.low, 100 * one.score.high, one.control)
+            for one in found.standings
+        ]
         mark = next(100 * one.score.mean for one in found.standings if one.label == found.control)
         says = f"take {found.chosen}" if found.chosen else f"none is better than {found.control}"
         return interval_chart(
