@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faithmap.methods.base import Query, Result
-from faithmap.methods.cam import ActivationMap, class_weights
+from faithmap.methods.cam import ActivationMap, closed_form
 from faithmap.methods.registry import register
 from faithmap.targets import Each, Logit, Probability, Target
 
@@ -124,10 +124,9 @@ class AblationCAM(ActivationMap):
 
 def losses(query: Query) -> tuple[Tensor, str]:
     """What the score loses without each channel, ``y - y(A without k)``, ``(B, C)`` in float64, and how it is known."""
-    A = query.split.A
-    weights = class_weights(query)
-    if weights is not None:
-        return weights.double() * A.double().mean(dim=(2, 3)), "closed form"
+    known, A = closed_form(query), query.split.A
+    if known is not None:
+        return known, "closed form"
     present = (A != 0).flatten(2).any(dim=2)  # (B, C)
 
     def without(rows: Tensor, channels: Tensor) -> Tensor:
