@@ -13,6 +13,7 @@ from torch import Tensor
 from faithmap.methods.base import Query, Result
 from faithmap.methods.cam import ActivationMap, closed_form
 from faithmap.methods.registry import register
+from faithmap.pixels import filling
 from faithmap.targets import Each, Logit, Probability, Target
 
 _TICKS = 1000  # how finely progress is told: how many channels there are is not known before
@@ -62,15 +63,14 @@ class ScoreCAM(ActivationMap):
     def attribute(self, query: Query) -> Result:
         """One forward for each channel."""
         x, A = query.x, query.split.A
-        mean, std = query.model.scale(x)
-        hidden = torch.zeros_like(mean) if self.fill == "mean" else -mean / std
+        hidden = filling(x, self.fill, *query.model.scale(x))
         contrast = A.amax(dim=(2, 3)) > A.amin(dim=(2, 3))  # (B, C)
 
         def masked(rows: Tensor, channels: Tensor) -> Tensor:
             up = query.upsample(A[rows, channels].to(x.dtype))
             low, high = up.amin(dim=(1, 2), keepdim=True), up.amax(dim=(1, 2), keepdim=True)
             mask = torch.where(high > low, (up - low) / (high - low), 0)[:, None]
-            return hidden + mask * (x[rows] - hidden)
+            return hidden[rows] + mask * (x[rows] - hidden[rows])
 
         # What is asked of the masks may be another target than the one explained; evaluations count in the same place.
         asked = query if self.form == "paper" else dataclasses.replace(query, given=as_probability(query.target))
