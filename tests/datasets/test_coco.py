@@ -115,6 +115,8 @@ def test_masks_without_pycocotools_say_what_to_install(root: Path, monkeypatch: 
         ),
         (lambda all: all["annotations"][0].update(bbox=[1, 2]), "annotation 1: the bbox .* is not x, y, width, height"),
         (lambda all: all["annotations"][0].pop("bbox"), "not what COCO calls instances: KeyError"),
+        (lambda all: all["images"].append(all["images"][0]), "two images of one id"),
+        (lambda all: all["images"][0].update(file_name="../x.jpg"), "'../x.jpg' leads out of"),
         (lambda all: all.pop("images"), "not what COCO calls instances: KeyError"),
         (lambda all: all.update(annotations=[3]), "not what COCO calls instances"),
         (lambda all: all.update(annotations=[]), "coco is empty"),
@@ -131,6 +133,7 @@ def test_broken_files_are_named(root: Path, change: Any, message: str) -> None:
 def test_other_files_are_told(root: Path) -> None:
     for text, message in (
         ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("[]", "not what COCO calls instances"),
         ("\xff", "is no JSON|not what"),
     ):

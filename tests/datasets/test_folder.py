@@ -33,6 +33,12 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert [(one.id, one.label, one.truth) for one in data] == [("a.PNG", None, None), ("b.jpg", None, None)]
 
 
+def test_a_broken_link_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    assert [one.id for one in Folder(str(tmp_path))] == ["gone.jpg"]  # its absence is told when it is read
+
+
 def test_what_a_folder_without_pictures_holds_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no pictures in .*: the folder .* is empty"):
         Folder(str(tmp_path))

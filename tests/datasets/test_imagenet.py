@@ -132,7 +132,7 @@ def test_absent_pictures_are_an_error_unless_partial(tmp_path: Path, boxes: Call
         ("image,wnid\n{0},n99999999\n", "line 2: 'n99999999' is not one of the 1000 synsets"),
         ("image,label\n{0},cat\n", r"nothing says the class of .*: expected a wnid, .*, got 'cat'"),
         ("image\n{0}\n", "nothing says the class"),
-        ("image,label\n{0},-1\n", "nothing says the class .* got '-1'"),
+        ("image,label\n{0},-1\n", "line 2: the label '-1' is not a whole number from 0"),
         ("ImageId,PredictionString\n{0},n02124075 1 2 3\n", "is not one wnid and four corners for each box"),
         ("ImageId,PredictionString\n{0},n02124075 1 2 3 4 n01440764 1 2 3 4\n", "is not one wnid and four"),
     ],

@@ -126,11 +126,12 @@ FILE = "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><annotation>&x;</a
         ("<annotation><object><name>dog</name></object></annotation>", "an object without a <bndbox>"),
         ("<annotation><object><bndbox/></object></annotation>", "an object without a name"),
         (xml(("dog", (4, 1, 2, 2), 0)), r"one.xml: the box .* ends before it starts"),
-        (xml(("dog", (1, 1, float("inf"), 2), 0)), "not of finite numbers"),
+        (xml(("dog", (1, 1, float("inf"), 2), 0)), "<xmax> in <bndbox>: 'inf' is no number"),
+        (xml(("dog", (1, 1, 2, 2), 0)).replace(">8</width", ">inf</width"), "<width> in <size>: 'inf' is no number"),
         (xml(("dgo", (1, 1, 2, 2), 0)), r"one.xml has an object 'dgo': did you mean dog"),
         (
             xml(("dog", (1, 1, 2, 2), 0)).replace("<xmax>2<", "<xmax>two<"),
-            "<xmax> 'two' in <bndbox>: expected a number",
+            "<xmax> in <bndbox>: 'two' is no number",
         ),
     ],
 )

@@ -258,6 +258,16 @@ def existing(path: str | os.PathLike[str], hint: str, *, folder: bool = False) -
     return found
 
 
+def within(folder: Path, name: str, where: str) -> Path:
+    """The path that a protocol's file names: absolute, or inside the folder."""
+    path, depth = Path(name), 0
+    for part in () if path.is_absolute() else path.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            raise ValueError(f"{where}: {name!r} leads out of {folder}: give its absolute path")
+    return folder / path
+
+
 def all_there(paths: Sequence[Path], what: str) -> None:
     """Raise if files that a protocol names are absent: how many, and the first of them."""
     absent = [path for path in paths if not path.is_file()]

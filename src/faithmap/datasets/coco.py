@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from faithmap.datasets.base import Dataset, Example, Truth, all_there, existing
+from faithmap.datasets.base import Dataset, Example, Truth, all_there, existing, within
 from faithmap.datasets.registry import register
 from faithmap.datasets.tables import box
 
@@ -56,15 +56,16 @@ class COCO(Dataset[Example]):
             raise ValueError("masks of coco are decoded by pycocotools: pip install 'faithmap[coco]'")
         root = existing(self.folder, WHERE, folder=True)
         photos = [photo for photo in self._instances.photos if photo.boxes]
-        all_there([root / photo.name for photo in photos], self.annotations)
-        for photo in photos:
+        paths = [within(root, photo.name, self.annotations) for photo in photos]
+        all_there(paths, self.annotations)
+        for photo, path in zip(photos, paths, strict=True):
             for label in sorted(photo.boxes):
                 if self.truth == "masks":
                     truth = Truth(mask=partial(_union, photo.shapes[label], photo.size))
                 else:
                     truth = Truth(torch.tensor(photo.boxes[label], dtype=torch.float64), size=photo.size)
                 stem = Path(photo.name).with_suffix("").as_posix()
-                yield Example(f"{stem}/{self.classes[label]}", root / photo.name, label, truth)
+                yield Example(f"{stem}/{self.classes[label]}", path, label, truth)
 
     @cached_property
     def classes(self) -> Sequence[str]:
@@ -78,7 +79,7 @@ class COCO(Dataset[Example]):
             raise ValueError(f"{file} has {length:,} bytes: annotations have at most {MAX_BYTES:,}")
         try:
             content = json.loads(file.read_bytes())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{file} is no JSON: {error}; {WHERE}") from error
         try:
             return _read(content, file, shapes=self.truth == "masks")
@@ -106,7 +107,9 @@ class _Instances:
 def _read(content: Mapping[str, Any], file: Path, *, shapes: bool) -> _Instances:
     names = {one["id"]: str(one["name"]) for one in content["categories"]}
     labels = {number: label for label, number in enumerate(sorted(names))}
-    photos = {one["id"]: _Photo(one["file_name"], (one["width"], one["height"])) for one in content["images"]}
+    photos = {one["id"]: _Photo(one["file_name"], (int(one["width"]), int(one["height"]))) for one in content["images"]}
+    if len(photos) < len(content["images"]):
+        raise ValueError(f"{file} has two images of one id")
     for one in content["annotations"]:
         if one.get("iscrowd"):
             continue

@@ -94,7 +94,7 @@ class Photos(Dataset[Example]):
 def pictures(folder: Path) -> list[Path]:
     """The files of a folder that are pictures by their suffix, sorted by name, without hidden ones."""
     with os.scandir(folder) as entries:
-        names = [one.name for one in entries if one.is_file() and not one.name.startswith(".")]
+        names = [one.name for one in entries if not one.is_dir() and one.name[0] != "."]  # a broken link is one too
     return [folder / name for name in sorted(names) if os.path.splitext(name)[1].lower() in _suffixes()]
 
 

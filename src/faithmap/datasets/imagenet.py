@@ -13,7 +13,7 @@ from faithmap.datasets.base import Dataset, Example, all_there, existing, holdin
 from faithmap.datasets.folder import folders, pictures
 from faithmap.datasets.pascal import read_annotation
 from faithmap.datasets.registry import register
-from faithmap.datasets.tables import Row, read_table
+from faithmap.datasets.tables import Row, read_table, whole
 from faithmap.models.labels import imagenet_labels, imagenet_wnids
 
 WHERE = "the pictures (ILSVRC2012_img_val.tar) and boxes (ILSVRC2012_bbox_val_v3.tgz) are at image-net.org, after login"
@@ -92,7 +92,7 @@ class ImageNet(Dataset[Example]):
     def _rows(self, found: dict[str, Path]) -> list[Row]:
         """What the boxes' files say of each picture, by its name without suffix."""
         source = Path(str(self.boxes)).expanduser()
-        if not source.exists():
+        if not source.is_dir() and not source.is_file():
             raise FileNotFoundError(f"there is no {source}: boxes are {FORMS}; {WHERE}")
         if source.is_dir():
             stems = sorted(path.stem for path in source.iterdir() if path.suffix.lower() == ".xml")
@@ -137,8 +137,8 @@ def _label(row: Row, path: Path) -> int:
     for kind, text in (("wnid", row.wnid), ("label", row.label), ("folder", path.parent.name)):
         if text in _place():
             said[f"{kind} {text}"] = _place()[text]
-        elif kind == "label" and text.isdecimal():
-            said[f"{kind} {text}"] = int(text)
+        elif kind == "label" and (number := whole(row.where, text)) is not None:
+            said[f"{kind} {text}"] = number
         elif kind == "wnid" and text:
             raise ValueError(f"{row.where}: {text!r} is not one of the 1000 synsets of ILSVRC 2012, as n01440764")
     if not said:
@@ -146,7 +146,7 @@ def _label(row: Row, path: Path) -> int:
             f"{row.where}: nothing says the class of {path.name}: expected a wnid, as n01440764, or a label 0..999"
             + (f", got {row.label!r}" if row.label else "")
         )
-    if len(set(said.values())) > 1 or not 0 <= min(said.values()) < len(_place()):
+    if len(set(said.values())) > 1 or max(said.values()) >= len(_place()):
         words = ", ".join(f"{text} (class {k})" for text, k in said.items())
         raise ValueError(
             f"{row.where}: {path.name} has {words}: labels count the sorted synsets from 0, which is not the "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from faithmap.datasets.tables import box
+from faithmap.datasets.tables import box, number
 
 MAX_BYTES = 4 * 2**20
 
@@ -49,10 +49,10 @@ def read_annotation(path: Path) -> Annotation:
         name, at = (found.findtext("name") or "").strip(), found.find("bndbox")
         if not name or at is None:
             raise ValueError(f"{path} has an object without {'a name' if not name else 'a <bndbox>'}")
-        corners = [_number(path, at, tag) for tag in ("xmin", "ymin", "xmax", "ymax")]
+        corners = [_inner(path, at, tag) for tag in ("xmin", "ymin", "xmax", "ymax")]
         objects.append(Object(name, box(str(path), corners), (found.findtext("difficult") or "").strip() == "1"))
     size = root.find("size")
-    width, height = (0, 0) if size is None else (int(_number(path, size, tag)) for tag in ("width", "height"))
+    width, height = (0, 0) if size is None else (int(_inner(path, size, tag)) for tag in ("width", "height"))
     return Annotation(objects, (width, height) if min(width, height) > 0 else None)
 
 
@@ -65,9 +65,5 @@ def _text(path: Path) -> str:
     return text
 
 
-def _number(path: Path, element: ElementTree.Element, tag: str) -> float:
-    text = (element.findtext(tag) or "").strip()
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{path} has <{tag}> {text!r} in <{element.tag}>: expected a number") from None
+def _inner(path: Path, element: ElementTree.Element, tag: str) -> float:
+    return number(f"{path}, <{tag}> in <{element.tag}>", (element.findtext(tag) or "").strip())

@@ -9,13 +9,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from faithmap.datasets.base import Dataset, Example, Truth, all_there, existing
+from faithmap.datasets.base import Dataset, Example, Truth, all_there, existing, within
 from faithmap.datasets.registry import register
 from faithmap.images import open_levels
 
@@ -118,12 +118,12 @@ class Csv(Dataset[Example]):
 
     def read(self) -> Iterator[Example]:
         """In the table's order."""
-        pictures = [self._path(row, row.image) for row in self._listed]
-        masks = [self._path(row, row.mask) if row.mask else None for row in self._listed]
+        pictures = [within(self._root, row.image, row.where) for row in self._listed]
+        masks = [within(self._root, row.mask, row.where) if row.mask else None for row in self._listed]
         all_there([*pictures, *filter(None, masks)], str(self.file))
         names = {name: i for i, name in enumerate(self.classes or ())}
         for row, path, mask in zip(self._listed, pictures, masks, strict=True):
-            label = None if not row.label else names[row.label] if names else _whole(row.label)
+            label = None if not row.label else names[row.label] if names else whole(row.where, row.label)
             truth = Truth(mask=partial(_not_zero, mask)) if mask else row.truth
             inside = path.is_relative_to(self._root)
             yield Example(path.relative_to(self._root).as_posix() if inside else path.name, path, label, truth)
@@ -132,7 +132,7 @@ class Csv(Dataset[Example]):
     def classes(self) -> Sequence[str] | None:
         """The names in the label column, sorted; None where it has numbers."""
         rows = [row for row in self._listed if row.label]
-        numbers = [_whole(row.label) is not None for row in rows]
+        numbers = [whole(row.where, row.label) is not None for row in rows]
         if any(numbers) and not all(numbers):
             odd = rows[numbers.index(not numbers[0])]
             raise ValueError(
@@ -150,25 +150,11 @@ class Csv(Dataset[Example]):
     @cached_property
     def _listed(self) -> list[Row]:
         path = existing(self.file, "it should list pictures, as CSV with a column 'image'")
-        return read_table(path, key=lambda row: str(self._path(row, row.image)))
-
-    def _path(self, row: Row, name: str) -> Path:
-        """Absolute, or inside the folder."""
-        plain = PurePosixPath(name)
-        depth = 0
-        for part in () if plain.is_absolute() else plain.parts:
-            depth += -1 if part == ".." else 1
-            if depth < 0:
-                raise ValueError(f"{row.where}: {name!r} leads out of {self._root}: give its absolute path")
-        return self._root / plain
+        return read_table(path, key=lambda row: str(within(self._root, row.image, row.where)))
 
 
 def _not_zero(mask: Path) -> Tensor:
     return open_levels(mask) > 0
-
-
-def _whole(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -242,23 +228,36 @@ def _row(where: str, cells: Mapping[str, str]) -> Row:
     if corners := [cells[name] for name in CORNERS if cells.get(name)]:
         if len(corners) < len(CORNERS):
             raise ValueError(f"{where} has {len(corners)} of the 4 corners {', '.join(CORNERS)} of a box")
-        numbers = [_number(where, corner) for corner in corners]
+        numbers = [number(where, corner) for corner in corners]
     elif cells.get("bbox"):
-        numbers = [_number(where, text) for text in re.split(r"[\s,;()\[\]]+", cells["bbox"]) if text]
+        numbers = [number(where, text) for text in re.split(r"[\s,;()\[\]]+", cells["bbox"]) if text]
     elif cells.get("prediction"):
         words = cells["prediction"].split()
         if len(words) % 5 or len(set(words[::5])) != 1:
             raise ValueError(f"{where}: {cells['prediction']!r} is not one wnid and four corners for each box")
-        row.wnid, numbers = words[0], [_number(where, word) for i, word in enumerate(words) if i % 5]
+        row.wnid, numbers = words[0], [number(where, word) for i, word in enumerate(words) if i % 5]
     if len(numbers) % 4:
         raise ValueError(f"{where} has a box of {len(numbers)} numbers: expected x0, y0, x1, y1")
     row.boxes = [box(where, numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
-    sides = [_number(where, cells[name]) for name in ("width", "height") if cells.get(name)]
+    sides = [number(where, cells[name]) for name in ("width", "height") if cells.get(name)]
     if len(sides) == 2:
         if min(sides) < 1:
             raise ValueError(f"{where}: a picture of {sides[0]:g}x{sides[1]:g} pixels has no pixels")
         row.size = int(sides[0]), int(sides[1])
     return row
+
+
+def whole(where: str, text: str) -> int | None:
+    """A label that is a number, as 285 or 285.0; None of a name.
+
+    Raises:
+        ValueError: it is a number that counts nothing.
+    """
+    if re.fullmatch(r"[0-9]{1,9}(\.0*)?", text):
+        return int(float(text))
+    if re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", text, re.IGNORECASE):
+        raise ValueError(f"{where}: the label {text!r} is not a whole number from 0")
+    return None
 
 
 def box(where: str, corners: Sequence[float]) -> list[float]:
@@ -274,8 +273,12 @@ def box(where: str, corners: Sequence[float]) -> list[float]:
     return list(corners)
 
 
-def _number(where: str, text: str) -> float:
+def number(where: str, text: str) -> float:
+    """What the text says, if it is a finite number."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{where}: {text!r} is no number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {text!r} is no number")
+    return value
