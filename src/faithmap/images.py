@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, cast
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
         (255, 255, 255)
     """
     if isinstance(source, (str, os.PathLike)):
-        return _open_file(Path(source).expanduser(), max_pixels, max_bytes)
+        return _open_file(Path(source).expanduser(), max_pixels, max_bytes, _decode)
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if not isinstance(source, Image.Image):
@@ -57,6 +57,24 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
         )
     _check_size("the PIL image", source.size, max_pixels)
     return _decode("the PIL image", source)
+
+
+def open_levels(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000, max_bytes: int = 128 * 2**20) -> Tensor:
+    """The levels of a picture that holds a mask, not its colours: of a palette the indices, of colours their grey.
+
+    Args:
+        path: the file; it is neither turned nor composited.
+        max_pixels: the most pixels that are decoded.
+        max_bytes: the largest file that is read.
+
+    Returns:
+        (height, width) uint8.
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+        ValueError: what is there is no picture, is cut off, or is too large.
+    """
+    return _open_file(Path(path).expanduser(), max_pixels, max_bytes, _levels)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -262,8 +280,9 @@ class Geometry:
                 f"the mask is {mask.dtype} {tuple(mask.shape)}: expected bool (height, width) = {self.photo[::-1]}"
             )
         for dim, side in ((0, 1), (1, 0)):  # rows, then columns
-            centres = (torch.arange(self.size[dim], dtype=torch.float64) + 0.5 + self.corner[side]) / self._scale[side]
-            mask = mask.index_select(dim, centres.long().clamp(max=self.photo[side] - 1).to(mask.device))
+            # Where the centre i + 1/2 falls, (i + corner + 1/2) * photo / resized, in whole numbers: ties are exact.
+            halves = 2 * (torch.arange(self.size[dim]) + self.corner[side]) + 1
+            mask = mask.index_select(dim, (halves * self.photo[side] // (2 * self.resized[side])).to(mask.device))
         return mask  # (H, W)
 
     def map_to_photo(self, map: Tensor) -> Tensor:
@@ -328,7 +347,10 @@ class Geometry:
 _header_lock = threading.Lock()  # warnings.catch_warnings is only safe for one thread at a time
 
 
-def _open_file(path: Path, max_pixels: int, max_bytes: int) -> Image.Image:
+Opened = TypeVar("Opened")
+
+
+def _open_file(path: Path, max_pixels: int, max_bytes: int, decode: Callable[[str, Image.Image], Opened]) -> Opened:
     if not path.exists():
         raise FileNotFoundError(_missing(path))
     if path.is_dir():
@@ -343,7 +365,7 @@ def _open_file(path: Path, max_pixels: int, max_bytes: int) -> Image.Image:
     with path.open("rb") as file:
         image = _read_header(path, file, max_pixels)
         _check_size(str(path), image.size, max_pixels)
-        return _decode(str(path), image)
+        return decode(str(path), image)
 
 
 def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> Image.Image:
@@ -394,6 +416,13 @@ def _decode(name: str, image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", upright.size, "white")
         return Image.alpha_composite(white, straight.convert("RGBA")).convert("RGB")
     return upright.convert("RGB")
+
+
+def _levels(name: str, image: Image.Image) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(image if image.mode == "P" else image.convert("L")))
+    except Exception as error:  # decoders of damaged bytes raise anything
+        raise ValueError(f"{name} cannot be decoded; it may be cut off or damaged: {error}") from error
 
 
 def _deep_to_rgb(name: str, image: Image.Image) -> Image.Image:
