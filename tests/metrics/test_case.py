@@ -121,9 +121,9 @@ def test_the_module_and_the_callers_modes_do_not_matter() -> None:
 
 def test_maps_are_cut_at_zero_and_scaled_from_minimum_to_maximum() -> None:
     maps = torch.randn(4, 6, 7)
-    for map, found in zip(maps, unit_scaled(maps), strict=True):
-        positive = [[max(float(v), 0.0) for v in row] for row in map]
-        low, high = min(map(min, positive)), max(map(max, positive))  # type: ignore[operator]
+    for one, found in zip(maps, unit_scaled(maps), strict=True):
+        positive = [[max(float(v), 0.0) for v in row] for row in one]
+        low, high = min(map(min, positive)), max(map(max, positive))
         expected = torch.tensor([[(v - low) / (high - low) for v in row] for row in positive])
         torch.testing.assert_close(found, expected)
         assert float(found.max()) == 1

@@ -1,4 +1,4 @@
-"""Localisation against literal loops over pixels, and truths: a map that is the box, ties, pictures without an object."""
+"""Localisation against literal loops over pixels, and truths: a map that is the box, ties, no object."""
 
 from __future__ import annotations
 

@@ -28,9 +28,10 @@ def scrambled(model: Model, seed: int = 0) -> Model:
 
     All parameters of the network are shuffled, each within itself; the caller's module is not touched. What was learned
     is their arrangement, and that is gone, while their distribution stays. So does the size of activations, though
-    batch norms keep their statistics: through MobileNetV2 and EfficientNet-Lite0 it stays within a factor of 8 of the
-    trained network's at every depth tried. A fresh initialisation by the layers' own defaults leaves 1e-8 of it there,
-    and outputs that no longer depend on the picture: maps of such a network differ for a reason that proves nothing.
+    batch norms keep their statistics: at every convolution of EfficientNet-Lite0, MobileNetV2 and SqueezeNet it stays
+    within two orders of magnitude of the trained network's (three photos, four seeds). A fresh initialisation by the
+    layers' own defaults leaves 4e-9 of it in the first two, 4e-5 in the third, and logits that differ from photo to
+    photo by 2e-8 at most: maps of such a network are other ones for a reason that proves nothing.
 
     A parameter of one number, or of equal ones, stays what it is.
 
@@ -78,8 +79,7 @@ def other_classes(classes: Tensor, count: int, draw: list[torch.Generator]) -> T
         tensor([1, 0])
     """
     steps = torch.stack([torch.randint(1, count, (), generator=generator) for generator in draw])
-    others: Tensor = (classes + steps.to(classes.device)) % count
-    return others
+    return (classes + steps.to(classes.device)) % count
 
 
 def relative_change(maps: Tensor, others: Tensor) -> Tensor:
@@ -96,7 +96,8 @@ def relative_change(maps: Tensor, others: Tensor) -> Tensor:
         >>> relative_change(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[3.0, 3.0]]]))
         tensor([0.2000], dtype=torch.float64)
     """
-    change, length = ((m.double().flatten(1)).norm(dim=1) for m in (others.double() - maps.double(), maps))
+    change: Tensor = (others.double() - maps.double()).flatten(1).norm(dim=1)
+    length: Tensor = maps.double().flatten(1).norm(dim=1)
     return change / torch.where(length > 0, length, torch.nan)
 
 
