@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
@@ -105,6 +105,9 @@ class Dataset(Registered, Sequence[E], ABC, Generic[E]):
     task: ClassVar[Literal["classification", "verification"]]
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            if isinstance(path := getattr(self, f.name), os.PathLike):
+                object.__setattr__(self, f.name, os.fspath(path))  # parameters are what a file can say
         super().__post_init__()
         _ = self.examples  # reads and checks the index
 
