@@ -6,8 +6,7 @@ downloaded, copied or written; ids are the files' own names, never their folders
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
@@ -77,9 +76,11 @@ class Pairs(Dataset[Pair]):
         who = [row.subjects for row in rows if row.subjects is not None]
         if not who:
             who = named_people([(row.probe, row.gallery) for row in rows], genuine) or people(files, genuine)
-        short = _short_names(_distinct(files))
+        names = _short_names(dict.fromkeys(name for row in rows for name in (row.probe, row.gallery)))
         for row, (probe, gallery), subjects in zip(rows, files, who, strict=True):
-            yield Pair(pair_id(short[probe], short[gallery]), probe, gallery, bool(row.genuine), subjects, row.group)
+            yield Pair(
+                pair_id(names[row.probe], names[row.gallery]), probe, gallery, bool(row.genuine), subjects, row.group
+            )
 
 
 @register("lfw")
@@ -221,13 +222,14 @@ def _distinct(pairs: Iterable[tuple[Any, Any]]) -> list[Path]:
     return list(dict.fromkeys(file for pair in pairs for file in pair))
 
 
-def _short_names(files: Sequence[Path]) -> dict[Path, str]:
-    """Each file's name, with as many of the folders before it as tell all of them apart."""
-    for parts in itertools.count(1):
-        names = ["/".join(file.parts[-parts:]) for file in files]
-        if len(set(names)) == len(names):
-            return dict(zip(files, names, strict=True))
-    raise AssertionError  # paths differ in some part
+def _short_names(given: Iterable[str]) -> dict[str, str]:
+    """Each path's last part, or as many of its last parts as tell all of them apart."""
+    paths = {name: PurePath(name).parts for name in given}
+    for count in range(1, max(map(len, paths.values()), default=1)):
+        short = {name: "/".join(parts[-count:]) for name, parts in paths.items()}
+        if len(set(short.values())) == len(set(paths.values())):
+            return short
+    return {name: "/".join(parts) for name, parts in paths.items()}
 
 
 def _listed(path: Path, images: Path) -> dict[int, Path]:
