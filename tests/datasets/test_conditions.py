@@ -73,7 +73,15 @@ def test_people_without_a_shot_have_no_such_pair(tmp_path: Path) -> None:
 def test_arface_by_other_names(tmp_path: Path) -> None:
     """Upper case, in folders, beside other files."""
     pictures(
-        tmp_path, ["men/M-001-01.bmp", "men/M-001-14.bmp", "women/W-002-01.bmp", "women/W-002-14.bmp", "men/x.png"]
+        tmp_path,
+        [
+            "men/M-001-01.bmp",
+            "men/M-001-14.bmp",
+            "women/W-002-01.bmp",
+            "women/W-002-14.bmp",
+            "men/x.png",
+            "women/x.png",
+        ],
     )
     (tmp_path / "men" / "M-003-01.raw").touch()
     (tmp_path / "linked").symlink_to(tmp_path / "men")
@@ -89,7 +97,7 @@ def test_arface_by_other_names(tmp_path: Path) -> None:
     ]
     assert pairs[1].subjects == ("m-001", "w-002")
     pictures(tmp_path, ["women/w-002-14.png"])
-    with pytest.raises(ValueError, match="have one name"):
+    with pytest.raises(ValueError, match="is there twice"):
         load("arface", folder=tmp_path)
 
 

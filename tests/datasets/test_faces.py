@@ -198,6 +198,7 @@ STEMS = ["Ann_0001", "Ann_0002", "Bob_0001", "Bob_0002", "Bob_0003", "Cy_Li_0001
 @pytest.mark.parametrize("flat", [True, False])
 def test_lfw_in_either_layout(tmp_path: Path, flat: bool, suffix: str) -> None:
     pictures(tmp_path, [f"{stem}{suffix}" if flat else f"{stem[:-5]}/{stem}{suffix}" for stem in STEMS])
+    pictures(tmp_path, ["x.png", "x.jpg", "Ann/x.jpg"])  # not in the list
     (tmp_path / "pairs.txt").write_text(LFW)
     pairs = load("lfw", folder=tmp_path)
     assert told(pairs)[1:5] == [

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 
 from faithmap.datasets.base import Dataset, Pair, existing
-from faithmap.datasets.faces import by_stem, pair_id, pictures
+from faithmap.datasets.faces import by_name, pair_id, pictures
 from faithmap.datasets.protocols import read_csv
 from faithmap.datasets.registry import register
 from faithmap.sampling import generators
@@ -52,12 +52,8 @@ class _Conditions(Dataset[Pair]):
     def read(self) -> Iterator[Pair]:
         """Each genuine pair and its impostor; or the lines of the protocol."""
         root = existing(self.folder, self.where, folder=True)
-        shots: dict[str, Shot] = {}
-        for file in sorted(by_stem(pictures(root, depth=3), self._rank).values()):
-            if (said := self.said(_stem(file))) is not None:
-                other = shots.setdefault(_stem(file), Shot(file, *said))
-                if other.file != file:
-                    raise ValueError(f"{other.file} and {file} have one name: give the folder of one of them")
+        said = {file: told for file in pictures(root, depth=3) if (told := self.said(_stem(file))) is not None}
+        shots = {stem: Shot(file, *said[file]) for stem, file in sorted(by_name(said, _stem, self._rank).items())}
         if not shots:
             raise FileNotFoundError(f"there are no pictures of {self.name} in {root}: {self.where}")
         for probe, gallery in self._standard(shots) if self.protocol is None else self._given(shots, self.protocol):

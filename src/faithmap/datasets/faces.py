@@ -121,15 +121,13 @@ class LFW(Dataset[Pair]):
         root = existing(self.folder, hint, folder=True)
         path = existing(root / "pairs.txt" if self.pairs is None else self.pairs, hint)
         pairs = parse_lfw(read_text(path), path.name)
-        found = by_stem(pictures(root, depth=2))
-
-        def file(name: str, number: int) -> Path:
-            stem = f"{name}_{number:04d}"
-            return found.get(stem, root / name / f"{stem}.jpg")
-
-        files = [(file(*pair.probe), file(*pair.gallery)) for pair in pairs]
-        all_there(_distinct(files), path.name)
-        for pair, (probe, gallery) in zip(pairs, files, strict=True):
+        sides = dict.fromkeys(side for pair in pairs for side in (pair.probe, pair.gallery))
+        stems = {f"{name}_{number:04d}": (name, number) for name, number in sides}
+        found = by_name((path for path in pictures(root, depth=2) if path.stem in stems), lambda path: path.stem)
+        file = {side: found.get(stem, root / side[0] / f"{stem}.jpg") for stem, side in stems.items()}
+        all_there(list(file.values()), path.name)
+        for pair in pairs:
+            probe, gallery = file[pair.probe], file[pair.gallery]
             subjects = (pair.probe[0], pair.gallery[0])
             yield Pair(pair_id(probe.stem, gallery.stem), probe, gallery, pair.genuine, subjects, str(pair.fold))
 
@@ -204,15 +202,17 @@ def pictures(folder: Path, depth: int) -> list[Path]:
     return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
-def by_stem(paths: Iterable[Path], rank: Callable[[Path], int] = lambda path: 0) -> dict[str, Path]:
-    """Pictures by their names without suffix; of several the one of the lowest rank.
+def by_name(
+    paths: Iterable[Path], name: Callable[[Path], str], rank: Callable[[Path], int] = lambda path: 0
+) -> dict[str, Path]:
+    """Pictures by what their names say; of several that say the same the one of the lowest rank.
 
     Raises:
         ValueError: two are of one name and rank.
     """
     found: dict[str, Path] = {}
     for path in sorted(paths, key=rank):
-        other = found.setdefault(path.stem, path)
+        other = found.setdefault(name(path), path)
         if other != path and rank(other) == rank(path):
             raise ValueError(f"{path.stem} is there twice, as {other} and {path}: give the folder of one of them")
     return found
