@@ -258,7 +258,20 @@ def test_wrong_arrays_say_what_would_work(array: Any) -> None:
     _raises(array, re.escape(f"{array.dtype} {array.shape}: expected uint8 (H, W, 3)"))
 
 
-@pytest.mark.parametrize("source", [None, 3, b"bytes", torch.zeros(3, 4, 4)])
+def test_bytes_open_as_the_file_they_were_read_from(tmp_path: Path) -> None:
+    """With its limits, its formats and its words, and without a path."""
+    _photo().save(tmp_path / "photo.jpg", quality=95)
+    data = (tmp_path / "photo.jpg").read_bytes()
+    assert open_image(data).tobytes() == open_image(tmp_path / "photo.jpg").tobytes()
+    _raises(data, "the encoded picture has 40x30 pixels, more than max_pixels=1,000", max_pixels=1000)
+    _raises(data, "bytes: expected 1 to max_bytes=100", max_bytes=100)
+    _raises(data[:-100], "the encoded picture cannot be decoded")
+    _raises(b"cat.jpg", "the encoded picture is not a picture that can be read")
+    _raises(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture that can be read")
+    _raises(b"", "has 0 bytes")
+
+
+@pytest.mark.parametrize("source", [None, 3, [b"bytes"], torch.zeros(3, 4, 4)])
 def test_wrong_types_say_what_would_work(source: Any) -> None:
     _raises(source, "is no picture: give a path")
 

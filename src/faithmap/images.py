@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from faithmap.words import did_you_mean
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 
 # Formats that Pillow decodes by itself: others start programs (EPS) or hide a large picture in a small header (ICO).
@@ -33,7 +34,7 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
     profiles are ignored, as networks are trained that way.
 
     Args:
-        source: a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
+        source: a path, the bytes of such a file, a PIL image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
         max_pixels: the most pixels that are decoded; a file is judged by its header.
         max_bytes: the largest file that is read.
 
@@ -50,10 +51,12 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
         return _open_file(Path(source).expanduser(), max_pixels, max_bytes, _decode)
     if isinstance(source, np.ndarray):
         source = _from_array(source)
+    if isinstance(source, bytes):
+        return _open_bytes(source, max_pixels, max_bytes)
     if not isinstance(source, Image.Image):
         raise ValueError(
-            f"{type(source).__module__}.{type(source).__name__} is no picture: give a path, a PIL image (of bytes: "
-            "PIL.Image.open(io.BytesIO(data))) or a uint8 array (H, W, 3)"
+            f"{type(source).__module__}.{type(source).__name__} is no picture: give a path, the bytes of a "
+            "file, a PIL image or a uint8 array (H, W, 3)"
         )
     _check_size("the PIL image", source.size, max_pixels)
     return _decode("the PIL image", source)
@@ -368,7 +371,16 @@ def _open_file(path: Path, max_pixels: int, max_bytes: int, decode: Callable[[st
         return decode(str(path), image)
 
 
-def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> Image.Image:
+def _open_bytes(data: bytes, max_pixels: int, max_bytes: int) -> Image.Image:
+    name = "the encoded picture"
+    if not 0 < len(data) <= max_bytes:
+        raise ValueError(f"{name} has {len(data):,} bytes: expected 1 to max_bytes={max_bytes:,}")
+    image = _read_header(name, io.BytesIO(data), max_pixels)
+    _check_size(name, image.size, max_pixels)
+    return _decode(name, image)
+
+
+def _read_header(path: Path | str, file: BinaryIO, max_pixels: int) -> Image.Image:
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
         Image.init()
