@@ -374,6 +374,74 @@ def locality_chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
+def similarity_chart(genuine: Map, impostor: Map, threshold: float, title: str = "", subtitle: str = "") -> Image.Image:
+    """How similar genuine and impostor pairs are: two histograms of equal area, and the threshold between them.
+
+    Args:
+        genuine: similarities ``(n,)``, -1..1.
+        impostor: likewise.
+        threshold: from which pairs match.
+        title: above the chart.
+        subtitle: below the title, smaller.
+
+    Raises:
+        ValueError: a kind has no pair.
+
+    Examples:
+        >>> similarity_chart(np.array([0.6, 0.7]), np.array([0.1]), threshold=0.3).mode
+        'RGB'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    kinds = {"genuine": (_floats(genuine), SIMILAR), "impostor": (_floats(impostor), DISSIMILAR)}
+    if any(values.size == 0 for values, _ in kinds.values()):
+        raise ValueError("a chart of similarities needs at least one genuine and one impostor pair")
+    spread = np.concatenate([values for values, _ in kinds.values()])
+    low, high = min(float(spread.min()), threshold), max(float(spread.max()), threshold)
+    edge = np.linspace(low, high if high > low else low + 0.01, 41)
+    layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.16)
+    figure = Figure(figsize=(9.2, 4.6), dpi=200, facecolor="white", layout=layout)
+    axes = figure.add_subplot(facecolor="white")
+    style: dict[str, Any] = {"fontfamily": "DejaVu Sans", "color": _unit(INK), "parse_math": False}
+    for name, (values, tint) in kinds.items():
+        counts = np.histogram(values, edge)[0] / values.size
+        label = f"{name}, {values.size} pair{'s' if values.size != 1 else ''}"
+        axes.stairs(counts, edge, fill=True, color=_unit(tint), alpha=0.3)
+        axes.stairs(counts, edge, color=_unit(tint), linewidth=1.6, label=label)
+    axes.axvline(threshold, color=_unit(INK), linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"threshold {_signed(threshold, 3)}",
+        (threshold, 1),
+        (6, -4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        fontsize=10,
+        va="top",
+        **style,
+    )
+    axes.set_ylim(0, None)
+    axes.margins(y=0.18)
+    axes.autoscale_view()
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.tick_params(colors=_unit(INK), labelsize=9.5, length=0)
+    axes.grid(axis="y", color=_unit(RULE), linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_unit(RULE))
+    axes.set_xlabel("similarity", fontsize=10.5, labelpad=6, **style)
+    axes.set_ylabel("share of the pairs of a kind", fontsize=10.5, labelpad=8, **style)
+    axes.legend(frameon=False, fontsize=10, labelcolor=_unit(INK), loc="upper right")
+    heading = "\n".join(textwrap.fill(part, 76) for part in (title, subtitle) if part)
+    if heading:
+        axes.set_title(heading, loc="left", fontsize=12, fontweight="bold", pad=12, **style)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
 class _Page:
     """A white page, laid out in pixels from its top left corner."""
 
