@@ -398,9 +398,11 @@ def similarity_chart(genuine: Map, impostor: Map, threshold: float, title: str =
     kinds = {"genuine": (_floats(genuine), SIMILAR), "impostor": (_floats(impostor), DISSIMILAR)}
     if any(values.size == 0 for values, _ in kinds.values()):
         raise ValueError("a chart of similarities needs at least one genuine and one impostor pair")
-    spread = np.concatenate([values for values, _ in kinds.values()])
-    low, high = min(float(spread.min()), threshold), max(float(spread.max()), threshold)
-    edge = np.linspace(low, high if high > low else low + 0.01, 41)
+    every = np.concatenate([values for values, _ in kinds.values()])
+    bins = min(60, max(12, round(2 * min(values.size for values, _ in kinds.values()) ** 0.5)))
+    step = max(float(every.max() - every.min()), 0.01) / bins
+    first, last = (int((float(end) - threshold) // step) for end in (every.min(), every.max()))
+    edge = threshold + step * np.arange(min(first, 0), max(last, 0) + 2)  # no bar lies on both sides of the threshold
     layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.16)
     figure = Figure(figsize=(9.2, 4.6), dpi=200, facecolor="white", layout=layout)
     axes = figure.add_subplot(facecolor="white")
@@ -411,20 +413,12 @@ def similarity_chart(genuine: Map, impostor: Map, threshold: float, title: str =
         axes.stairs(counts, edge, fill=True, color=_unit(tint), alpha=0.3)
         axes.stairs(counts, edge, color=_unit(tint), linewidth=1.6, label=label)
     axes.axvline(threshold, color=_unit(INK), linewidth=1.4, linestyle=(0, (4, 3)))
+    words, right = f"threshold {_signed(threshold, 3)}", threshold > (edge[0] + edge[-1]) / 2
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
     axes.annotate(
-        f"threshold {_signed(threshold, 3)}",
-        (threshold, 1),
-        (6, -4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        fontsize=10,
-        va="top",
-        **style,
+        words, (threshold, 1), (-6 if right else 6, -4), ha="right" if right else "left", fontsize=10, **place, **style
     )
-    axes.set_ylim(0, None)
-    axes.margins(y=0.18)
-    axes.autoscale_view()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * axes.dataLim.y1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.tick_params(colors=_unit(INK), labelsize=9.5, length=0)
     axes.grid(axis="y", color=_unit(RULE), linewidth=0.6)
@@ -433,7 +427,7 @@ def similarity_chart(genuine: Map, impostor: Map, threshold: float, title: str =
     axes.spines["bottom"].set_color(_unit(RULE))
     axes.set_xlabel("similarity", fontsize=10.5, labelpad=6, **style)
     axes.set_ylabel("share of the pairs of a kind", fontsize=10.5, labelpad=8, **style)
-    axes.legend(frameon=False, fontsize=10, labelcolor=_unit(INK), loc="upper right")
+    axes.legend(frameon=False, fontsize=10, labelcolor=_unit(INK), loc="upper left" if right else "upper right")
     heading = "\n".join(textwrap.fill(part, 76) for part in (title, subtitle) if part)
     if heading:
         axes.set_title(heading, loc="left", fontsize=12, fontweight="bold", pad=12, **style)

@@ -190,8 +190,8 @@ class VerificationReport:
             found = eer_threshold(self.scores, self.genuine)
             return f"Threshold {self.threshold:.3f}, the model's own. (The EER of these pairs lies at {found:.3f}.)"
         return (
-            f"Threshold {self.threshold:.3f}, the EER's of these {len(self)} pairs. It was chosen on the pairs that it is "
-            "judged by:\naccuracy, FMR and FNMR at it are optimistic. Give the model a threshold from other pairs."
+            f"Threshold {self.threshold:.3f}, the EER's of these {len(self)} pairs. It was chosen on the pairs that it "
+            "is judged by:\naccuracy, FMR and FNMR at it are optimistic. Give the model a threshold from other pairs."
         )
 
     def _errors(self) -> list[list[str]]:

@@ -19,7 +19,7 @@ from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
 from faithmap.pixels import Filling
 from faithmap.sampling import generators, sample_ids
-from faithmap.targets import Dissimilarity, Similarity, Target, singles
+from faithmap.targets import Dissimilarity, Similarity, singles
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,16 @@ class PatchSwap(_OfPairs):
     NaN where the swap moves the similarity by less than ``effect`` in its direction, since nothing is then known; where
     no other person's face is in the batch; and where the method has no e-.
 
-    The square's place comes from the seed and the probe, with its centre in the middle half of the picture. The other
-    person is drawn from the galleries of the batch whose similarity to the pair's own gallery is below the threshold:
-    it depends on the batch, which benchmarks keep fixed. The square's edges show, and `edges` in the control rows tells
-    how much that helps.
+    The square's place comes from the seed and the probe, with its centre in the middle half of the picture, where faces
+    are: so a map that knows nothing of the swap but lies in the middle stands above 0.5 too. Therefore gain, the value
+    less that of the same question's map of the unchanged probe: 0 for every map that does not look at the picture.
 
-    Parts, beside the value: genuine and impostor, NaN for the other kind; energy, the share of the map's positive part
-    inside the square, which is the square's share of the picture by chance; effect, by how much the swap moved the
-    similarity, for all pairs that had one.
+    The other person is drawn from the galleries of the batch whose similarity to the pair's own gallery is below the
+    threshold: it depends on the batch, which benchmarks keep fixed. The square's rim shows, and `edges` in the control
+    rows tells how much that alone is worth.
+
+    Parts, beside the value: genuine and impostor, NaN for the other kind; gain; effect, by how much the swap moved the
+    similarity in its direction, for every pair that was swapped.
 
     Huber et al. choose patches for pairs whose decision flips, and judge by replacing pixels and following decisions;
     here the place is known and the map itself is judged, pair by pair.
@@ -247,7 +249,7 @@ class PatchSwap(_OfPairs):
         "patch-swap": "higher",
         "patch-swap genuine": "higher",
         "patch-swap impostor": "higher",
-        "patch-swap energy": "higher",
+        "patch-swap gain": "higher",
         "patch-swap effect": "neither",
     }
     needs: ClassVar[frozenset[Need]] = frozenset({"explain"})
@@ -277,19 +279,19 @@ class PatchSwap(_OfPairs):
             after[rows] = case.scores(len(rows), lambda i: (swapped[rows[i.to(rows.device)]], rows[i].cpu()), asked)
         effect = torch.where(genuine, case.clean - after, after - case.clean)
         moved = effect >= self.effect  # never where NaN
-        maps = torch.full(case.x.shape[:1] + case.x.shape[2:], torch.nan, device=case.x.device)
-        for kind, question in ((genuine, Dissimilarity), (~genuine, Similarity)):
-            some = (kind & moved).nonzero().flatten()
-            if len(some):
-                maps[some] = _asked(case, swapped[some], question(references[some])).to(maps)
-        found = ranking_auc(maps, inside)
-        positive = maps.clamp_min(0)
-        energy = (positive * inside).sum(dim=(1, 2)).double() / positive.sum(dim=(1, 2)).double()
+        clean, changed = (torch.full(case.maps.shape, torch.nan, device=case.x.device) for _ in range(2))
+        if len(some := (genuine & moved).nonzero().flatten()):
+            both = torch.cat([case.x[some], swapped[some]])
+            clean[some], changed[some] = _opposites(case, both, references[some].repeat(2, 1)).to(clean).chunk(2)
+        if len(some := (~genuine & moved).nonzero().flatten()):
+            clean[some] = case.maps[some].to(clean)
+            changed[some] = case.explain(swapped[some], Similarity(references[some])).to(clean)
+        found = ranking_auc(changed, inside)
         values = {
             "": found,
             " genuine": torch.where(genuine, found, torch.nan),
             " impostor": torch.where(genuine, torch.nan, found),
-            " energy": energy,
+            " gain": found - ranking_auc(clean, inside),
             " effect": effect.double(),
         }
         return Measured({self.name + part: value for part, value in values.items()})
@@ -374,10 +376,10 @@ def _references(case: Case) -> Tensor:
     return torch.cat([target.reference for target in targets if isinstance(target, Similarity)]).to(case.x.device)
 
 
-def _asked(case: Case, x: Tensor, target: Target) -> Tensor:
-    """Maps of changed probes; NaN where the method has none."""
+def _opposites(case: Case, x: Tensor, references: Tensor) -> Tensor:
+    """e- of probes, ``(n, H, W)``; NaN where the method has none."""
     assert case.explain is not None
     try:
-        return case.explain(x, target)
-    except ValueError:  # it has no e-
+        return case.explain(x, Dissimilarity(references))
+    except ValueError:
         return torch.full((len(x), *x.shape[-2:]), torch.nan, device=x.device)
