@@ -176,6 +176,7 @@ def test_pictures_that_cannot_be_read_leave_the_rest_alive_and_name_nobody(tmp_p
         (14, "gallery", FileNotFoundError),
     ]
     assert "no. 1 (probe: ValueError), no. 14 (gallery: FileNotFoundError)." in str(report)
+    assert "2 more pairs could not be read." in str(report)
     assert "Jane" not in str(report) + repr(report) + repr(report.unread)
 
 

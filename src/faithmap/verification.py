@@ -121,16 +121,14 @@ class VerificationReport:
 
     def markdown(self) -> str:
         """The report as Markdown, which a terminal shows well too; it names no person and no file."""
-        blocks = [f"# Verification: {self.model}", self._pairs(), self._where(), _table(self._errors())]
-        if self._seldom:
+        tables = [self._errors(), self._similarities(), *([self._group_rows()] if self.by_group else [])]
+        blocks = [f"# Verification: {self.model}", self._pairs(), self._where(), *map(_table, tables)]
+        if any(cell.endswith("*") for table in tables for row in table for cell in row):
             blocks.append("(*) none or all: the bound of 95 % confidence if pairs were independent.")
-        blocks.append(_table(self._similarities()))
-        if self.by_group:
-            blocks.append(_table(self._group_rows()))
         if self.unread:
             shown, more = ", ".join(map(str, self.unread[:5])), len(self.unread) - 5
             tail = f" and {more} more" if more > 0 else ""
-            blocks.append(f"{_count(len(self.unread), 'pair')} could not be read and are left out: {shown}{tail}.")
+            blocks.append(f"Left out, since a picture could not be read: {shown}{tail}.")
         return "\n\n".join(blocks) + "\n"
 
     __str__ = markdown
@@ -169,16 +167,14 @@ class VerificationReport:
     def _kinds(self) -> tuple[int, int]:
         return int(self.genuine.sum()), int((~self.genuine).sum())
 
-    @property
-    def _seldom(self) -> bool:
-        return any(interval.mean in (0, 1) for interval in (self.accuracy, self.fmr, self.fnmr))
-
     def _pairs(self) -> str:
         genuine, impostor = self._kinds
         people = {person for pair in self.subjects for person in pair if person}
         unknown = sum("" in pair for pair in self.subjects)
         text = f"{_count(len(self), 'pair')}, {genuine} genuine and {impostor} impostor"
         text += f", of {_count(len(people), 'person', 'people')}." if people else "."
+        if self.unread:
+            text += f" {_count(len(self.unread), 'more pair')} could not be read."
         if unknown:
             text += f" Of {_count(unknown, 'pair')} it is not known who is on them: intervals take them as independent."
         if self.same:

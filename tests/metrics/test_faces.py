@@ -353,7 +353,7 @@ def test_wrong_parameters_and_cases_are_named() -> None:
 
 @pytest.mark.real
 def test_a_blob_in_the_middle_of_a_face_brings_the_match_back_before_random_pixels(data: Path) -> None:
-    """Eight genuine and eight impostor LFW pairs: the whole interval of the paired difference of similarities is above 0."""
+    """Eight genuine and eight impostor LFW pairs: the whole interval of the paired difference lies above 0.05."""
     from tests.test_verification import lfw
 
     face = fm.load(f"mobilefacenet@{data}/weights/mobilefacenet_112.pth")
