@@ -6,6 +6,7 @@ from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.locality import cam_locality
 from faithmap.metrics.registry import available, create, get, register
 from faithmap.metrics.removal import area, removal_curve
+from faithmap.metrics.road import road_imputed
 
 __all__ = [
     "Case",
@@ -21,5 +22,6 @@ __all__ = [
     "rank_correlation",
     "register",
     "removal_curve",
+    "road_imputed",
     "unit_scaled",
 ]
