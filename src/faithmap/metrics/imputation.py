@@ -64,10 +64,11 @@ def _solved(known: Tensor, gone: Tensor, allowed: Tensor) -> Tensor:
     for _ in range(100):
         z = _cycle(levels, residual)
         near = z.abs().amax(dim=(2, 3), keepdim=True) <= allowed
-        v.addcmul_(z, (active & near).to(z))  # the last correction is known: it is used
-        active = active & ~near
-        if not bool(active.any()):
-            return v
+        if bool((ready := active & near).any()):
+            v.addcmul_(z, ready.to(z))  # the last correction is known: it is used
+            active = active & ~near
+            if not bool(active.any()):
+                return v
         agreement = _dot(residual, z)
         direction = torch.where(active, agreement / before, 0) * direction + z
         image = system.times(direction)
