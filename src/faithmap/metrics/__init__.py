@@ -19,6 +19,7 @@ from faithmap.metrics.removal import area, removal_curve
 from faithmap.metrics.sanity import relative_change, scrambled
 from faithmap.metrics.shapley import shap_cosine, shap_error
 from faithmap.metrics.verification import accuracy, eer_threshold, equal_error_rate, k_fold_accuracy, roc, tar_at_fmr
+from faithmap.metrics.road import road_imputed
 
 __all__ = [
     "Case",
@@ -54,5 +55,6 @@ __all__ = [
     "shap_cosine",
     "shap_error",
     "tar_at_fmr",
+    "road_imputed",
     "unit_scaled",
 ]
