@@ -130,7 +130,7 @@ class _Reader:
         found = self._published(sources, data, entries, judges)
         self._place("variables", dict, "names with their values")
         doc.close()
-        models = {label: model for label in sources if (model := self._loaded(label, *sources[label])) is not None}
+        models = self._loaded(sources)
         doc.close()
         self._fit_models(models, entries, judges)
         doc.close()
@@ -164,7 +164,10 @@ class _Reader:
             place: Place = ("models", label)
             asks = {"load": given} if isinstance(given, str) else given
             if not isinstance(asks, dict) or not isinstance(asks.get("load"), str):
-                self.doc.wrong(place, f"write {label}: NAME, or {label}: {{load: NAME, resize: 232}}: got {given!r}")
+                if self.doc.whole(place):
+                    self.doc.wrong(
+                        place, f"write {label}: NAME, or {label}: {{load: NAME, resize: 232}}: got {given!r}"
+                    )
                 continue
             asks = {key: _tuples(value) for key, value in asks.items()}
             with self.doc.trying((*place, "load") if isinstance(given, dict) else place):
@@ -315,10 +318,11 @@ class _Reader:
             if one.task == "classification" and any(example.label is None for example in one):
                 self.doc.wrong(("explain",), f"explain: label needs the classes of all pictures: {label} lacks some")
 
-    def _loaded(self, label: str, source: Source, asks: Mapping[str, Any]) -> Model | None:
-        found = None
-        with self.doc.trying(("models", label)):
-            found = load(asks["load"], **{key: value for key, value in asks.items() if key != "load"})
+    def _loaded(self, sources: Mapping[str, tuple[Source, Mapping[str, Any]]]) -> dict[str, Model]:
+        found = {}
+        for label, (_, asks) in sources.items():
+            with self.doc.trying(("models", label)):
+                found[label] = load(asks["load"], **{key: value for key, value in asks.items() if key != "load"})
         return found
 
     def _fit_models(
