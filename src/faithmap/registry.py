@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -113,6 +114,18 @@ _KINDS: dict[Any, tuple[Any, str]] = {
     str: (str, "a text"),
     NoneType: (NoneType, "None"),
 }
+
+
+def family(kind: type[Any]) -> str:
+    """What a class belongs to: the first words of its file, up to a colon, else the file's name.
+
+    Examples:
+        >>> family(Registry)
+        'Things by their names'
+    """
+    title, colon, _words = (sys.modules[kind.__module__].__doc__ or "").partition(":")
+    found = title if colon and len(title) < 60 else kind.__module__.rpartition(".")[2]
+    return f"{found[:1].upper()}{found[1:]}"
 
 
 def parsed(text: str, hint: Any) -> Any:

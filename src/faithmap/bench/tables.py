@@ -59,6 +59,7 @@ class Row:
     costs: Mapping[str, float] = field(default_factory=dict)
     """Per sample: evaluations and seconds of the map and of the metric; memory of the batch."""
     published: Sequence[Published] = ()
+    """Of this part, and of the method's costs."""
 
 
 def summarize(
@@ -69,7 +70,7 @@ def summarize(
     published: Sequence[Published] = (),
     controls: Sequence[str] = CONTROLS,
 ) -> list[Row]:
-    """A row for each data set, model, method and part, in the order in which the records come.
+    """A row for each data set, model, part and method, in the order in which the records come.
 
     Args:
         records: of whole units; their order does not change the numbers.
@@ -92,7 +93,7 @@ def summarize(
         people = (subjects or {}).get(data)
         beside = _Controls(methods, [label for label in controls if label in methods], better, people)
         for method, found in methods.items():
-            given = [p for p in published if (p.data, p.method, p.part) == (data, method, part)]
+            given = [p for p in published if (p.data, p.method) == (data, method) and p.part in (part, *COSTS)]
             values = _values(found)
             reasons = Counter(record.error for record in found.values() if record.error is not None)
             random, best_control, best, differences = beside.against(method)
@@ -135,8 +136,9 @@ def to_csv(rows: Sequence[Row]) -> str:
         for control, one in row.differences.items():
             ends = (f"minus {control}{end}" for end in ("", " low", " high"))
             told |= dict(zip(ends, one[:3], strict=True))
-        told["published"] = "; ".join(f"{one.value:g}" for one in row.published)
-        told["source"] = "; ".join(one.source for one in row.published)
+        figures = [one for one in row.published if one.part == row.part]
+        told["published"] = "; ".join(f"{one.value:g}" for one in figures)
+        told["source"] = "; ".join(one.source for one in figures)
         writer.writerow(told)
     return buffer.getvalue()
 

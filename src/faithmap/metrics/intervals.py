@@ -65,7 +65,7 @@ def bootstrap(
     else:
         named = tuple(pair for pair, k in zip(subjects, known.tolist(), strict=True) if k)
         counts = _pair_counts(named, draws, seed)
-    means = torch.cat([_means(some.double(), values) for some in counts.split(128)])
+    means = torch.cat([_means(some.double(), values) for some in torch.split(counts, 128)])
     means = means[~means.isnan()]  # few people: some draws leave no pair
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails).tolist() if len(means) else (float("-inf"), float("inf"))
