@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from faithmap.bench.plan import batches
 from faithmap.bench.records import Clean
 from faithmap.bench.samples import Batch, Reader, embeddings, outputs_of
 from faithmap.bench.spec import Spec
-from faithmap.datasets import Example, Pair
+from faithmap.datasets import Dataset, Example, Pair
 from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
 from faithmap.targets import Logit, Probability, Similarity
@@ -46,41 +47,52 @@ def clean(
         ValueError: the model's outputs are none that can be explained.
     """
     reader, asked, found = reader or Reader(spec), spec.models[model], list[Clean]()
-    todo = batches(spec, data)
+    todo, label = batches(spec, data), _labels(asked, spec.data[data])
     for n, indices in enumerate(todo):
         batch = reader.untouched(data, model, indices)
         examples = [spec.data[data][i] for i in indices]
         if isinstance(asked, FaceEmbedder):
             found += _pairs(asked, examples, batch)
         else:
-            found += _classes(spec, asked, examples, batch)
+            found += _classes(spec, asked, examples, [label(one.label) for one in examples], batch)
         if progress:
             progress(n + 1, len(todo))
     threshold = asked.threshold if isinstance(asked, FaceEmbedder) else None
     return Cleaned(tuple(found), threshold if threshold is not None else _threshold(found))
 
 
-def _classes(spec: Spec, model: Model, examples: Sequence[Example], batch: Batch) -> list[Clean]:
+def _classes(
+    spec: Spec, model: Model, examples: Sequence[Example], labels: Sequence[int | None], batch: Batch
+) -> list[Clean]:
     """Of a batch of pictures: the class that is explained, and its probability."""
-    if not batch.good:
-        return [Clean(one.id, label=one.label, error=batch.errors[slot]) for slot, one in enumerate(examples)]
-    outputs = outputs_of(model, batch.x)  # (B, K)
-    target = model.default_target(outputs)
-    assert isinstance(target, Logit)
-    classes, errors = torch.as_tensor(target.k).tolist(), dict(batch.errors)
-    for slot in batch.good:
-        label = examples[slot].label
-        if label is not None and not 0 <= label < outputs.shape[1]:
-            errors[slot] = f"there is no class {label}: {model.name} has {outputs.shape[1]}, from 0"
-        elif spec.explain == "label" and label is None:
-            errors[slot] = "it has no label to explain"
-        elif spec.explain == "label":
-            classes[slot] = label
-    scores = Probability(classes)(outputs).double().tolist()
+    errors, classes, scores = dict(batch.errors), [0] * len(batch.ids), [0.0] * len(batch.ids)
+    if batch.good:
+        outputs = outputs_of(model, batch.x)  # (B, K)
+        target = model.default_target(outputs)
+        assert isinstance(target, Logit)
+        classes = torch.as_tensor(target.k).tolist()
+        for slot in batch.good:
+            label = labels[slot]
+            if label is not None and not 0 <= label < outputs.shape[1]:
+                errors[slot] = f"there is no class {label}: {model.name} has {outputs.shape[1]}, from 0"
+            elif spec.explain == "label" and label is None:
+                errors[slot] = f"it has no label among the classes of {model.name}"
+            elif spec.explain == "label" and label is not None:
+                classes[slot] = label
+        scores = Probability(classes)(outputs).double().tolist()
     return [
-        _one(batch, slot, errors, Clean(one.id, label=one.label, explained=classes[slot], score=scores[slot]))
+        _one(batch, slot, errors, Clean(one.id, label=labels[slot], explained=classes[slot], score=scores[slot]))
         for slot, one in enumerate(examples)
     ]
+
+
+def _labels(model: Model, data: Dataset[Any]) -> Callable[[int | None], int | None]:
+    """The model's class for a label of the data set: by its name where both know names, else the label itself."""
+    names, translate = getattr(model, "labels", None), getattr(data, "labels_for", None)
+    if names is None or data.classes is None or translate is None:
+        return lambda label: label
+    known: list[int | None] = translate(names)
+    return lambda label: None if label is None else known[label]
 
 
 def _pairs(model: FaceEmbedder, examples: Sequence[Pair], batch: Batch) -> list[Clean]:

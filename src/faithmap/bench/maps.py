@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from faithmap.batching import Progress
+from faithmap.bench.guard import Tried, cancellable, guarded, portion, tried
 from faithmap.bench.memory import Peak, peak
 from faithmap.bench.plan import METRIC_STEPS, Unit, entry_of, lacking, unit_batches
 from faithmap.bench.records import Clean, Record
-from faithmap.bench.samples import Batch, Reader, guarded, padded
+from faithmap.bench.samples import Batch, Reader, padded
 from faithmap.bench.spec import Spec
-from faithmap.methods import Method, Result
+from faithmap.methods import Cost, Method, Result
 from faithmap.metrics import Case, Metric
 from faithmap.models.base import Model
 from faithmap.targets import Dissimilarity, Similarity, Target
 
-T = TypeVar("T")
 Shapley = Mapping[str, "tuple[Tensor, Tensor]"]
 """By sample, the SHAP values of a layer's channels and their standard errors, ``(C,)`` float64 each."""
 
@@ -124,7 +123,7 @@ class MethodRun:
         for rank in (0, -1):
             if (batch := self._alone(rank)) is None:
                 return None
-            found = guarded(lambda batch=batch: self._explain(batch, torch.arange(self.spec.batch)))  # type: ignore[misc]
+            found = guarded(partial(self._explain, batch, torch.arange(self.spec.batch)))
             if not isinstance(found, str):
                 return None
             words.add(found)
@@ -141,18 +140,13 @@ class MethodRun:
         source = padded(list(runs), self.spec.batch)
 
         def stacked(part: str) -> Tensor | None:
-            parts = [getattr(run.result, part) for run, _ in (runs[slot] for slot in source)]
-            rows = [runs[slot][1] for slot in source]
-            return (
-                None if any(p is None for p in parts) else torch.stack([p[r] for p, r in zip(parts, rows, strict=True)])
-            )
+            rows = [(getattr(run.result, part), row) for run, row in (runs[slot] for slot in source)]
+            return None if any(whole is None for whole, _ in rows) else torch.stack([whole[row] for whole, row in rows])
 
         maps = stacked("maps")
         assert maps is not None
-        found = _Explained(
-            batch, torch.tensor(source), runs, maps.detach(), stacked("coefficients"), stacked("against")
-        )
-        return found, errors
+        about = maps.detach(), stacked("coefficients"), stacked("against")
+        return _Explained(batch, torch.tensor(source), runs, *about), errors
 
     # -- the metrics ----------------------------------------------------------------------------------------------
 
@@ -160,27 +154,22 @@ class MethodRun:
         steps, per_metric = self.method.steps * self.spec.batch, METRIC_STEPS * self.spec.batch
         total = steps + per_metric * len(self.spec.metrics)
         found, errors = self._explained(batch, progress and portion(progress, 0, steps, total))
-        judged: list[tuple[dict[int, tuple[_Judged, int]], dict[int, str]]] = []
+        judged: list[Tried[_Judged]] = []
         shared = None if found is None else self._case(found, torch.arange(self.spec.batch))
         for n, metric in enumerate(self.spec.metrics):
             judged.append(({}, {}) if found is None or shared is None else self._judged(metric, found, shared))
             if progress:
                 portion(progress, steps + per_metric * n, per_metric, total)(1, 1)
         for slot, sample in enumerate(batch.ids):
+            run = None if found is None else found.runs.get(slot)
+            if found is not None and run is not None and self.spec.maps:
+                self.maps[sample] = found.maps[slot].float().cpu().clone()
+            degenerate = None if found is None or run is None else _degenerate(found.maps[slot])
             for metric, (values, refused) in zip(self.spec.metrics, judged, strict=True):
                 error = errors.get(slot, refused.get(slot))
-                for part in metric.parts:
-                    about = (self.unit.data, self.unit.model, self.unit.entry, metric.name, part, sample)
-                    if error is not None or found is None:
-                        self.records.append(Record(*about, value=None, error=error))
-                    else:
-                        self.records.append(self._record(about, part, slot, found, values[slot]))
-            if found is not None and self.spec.maps and slot in found.runs:
-                self.maps[sample] = found.maps[slot].float().cpu().clone()
+                self._record(metric, sample, None if run is None else run[0], values.get(slot), error, degenerate)
 
-    def _judged(
-        self, metric: Metric, found: _Explained, shared: Case
-    ) -> tuple[dict[int, tuple[_Judged, int]], dict[int, str]]:
+    def _judged(self, metric: Metric, found: _Explained, shared: Case) -> Tried[_Judged]:
         """What a metric says of each sample that has a map, or why it says nothing."""
         if (reason := self._unfit(metric, found)) is not None:
             return {}, dict.fromkeys(found.runs, reason)
@@ -200,18 +189,25 @@ class MethodRun:
 
     def _unfit(self, metric: Metric, found: _Explained) -> str | None:
         """Why a metric cannot judge this method's maps of this model on this data."""
+        if (reason := self._misfits.get(metric)) is not None:
+            return reason
+        if not metric.needs & {"coefficients", "shapley"}:
+            return None
+        if found.coefficients is None:
+            return f"{self.method.name} has no coefficients of channels"
+        return None if self.shapley or "shapley" not in metric.needs else "there are no SHAP values of the channels"
+
+    @cached_property
+    def _misfits(self) -> dict[Metric, str]:
+        """Why metrics cannot judge maps of this model on this data, whatever the method."""
         data = self.spec.data[self.unit.data]
-        if metric.task not in ("any", data.task):
-            return f"{metric.name} is for {metric.task}"
-        refusal = guarded(lambda: metric.check(self.model))
-        if refusal is not None:
-            return refusal
-        if "coefficients" in metric.needs or "shapley" in metric.needs:
-            if found.coefficients is None:
-                return f"{self.method.name} has no coefficients of channels"
-            if "shapley" in metric.needs and not self.shapley:
-                return "there are no SHAP values of the channels"
-        return lacking(metric.needs, data)
+        found: dict[Metric, str | None] = {}
+        for metric in self.spec.metrics:
+            if metric.task not in ("any", data.task):
+                found[metric] = f"{metric.name} is for {metric.task}"
+            else:
+                found[metric] = guarded(partial(metric.check, self.model)) or lacking(metric.needs, data)
+        return {metric: reason for metric, reason in found.items() if reason is not None}
 
     def _case(self, found: _Explained, rows: Tensor) -> Case:
         """The case of the samples in these slots ``(B,)``."""
@@ -253,82 +249,43 @@ class MethodRun:
 
     def _record(
         self,
-        about: tuple[str, str, str, str, str, str],
-        part: str,
-        slot: int,
-        found: _Explained,
-        judged: tuple[_Judged, int],
-    ) -> Record:
-        (run, _), (said, row) = found.runs[slot], judged
-        value, curve = said.values[part][row], said.curves.get(part)
-        none = math.isnan(value)
-        slots, cost = self.spec.batch, run.result.cost
-        return Record(
-            *about,
-            value=None if none else value,
-            curve=None if curve is None or none else tuple(curve[row]),
-            error=_degenerate(found.maps[slot]) if none else None,
-            forward=cost.forward / slots,
-            backward=cost.backward / slots,
-            tail_forward=cost.tail_forward / slots,
-            tail_backward=cost.tail_backward / slots,
-            metric_forward=said.forward,
-            seconds=run.seconds / slots,
-            metric_seconds=said.seconds,
-            peak_mib=math.nan if self._peak is None else self._peak.mib,
-        )
-
-
-def tried(
-    ask: Callable[[Tensor], T], good: Sequence[int], size: int, refusal: Callable[[], str | None] = lambda: None
-) -> tuple[dict[int, tuple[T, int]], dict[int, str]]:
-    """What is found for each good sample of a batch; where the batch fails, each is asked for alone.
-
-    Alone, a sample fills the whole batch: kernels choose by size how they round.
-
-    Args:
-        ask: slots ``(size,)`` -> what is found, with one row for each.
-        good: the slots that are asked for; the others hold padding.
-        size: of the batch.
-        refusal: the words, if any, in which all samples are refused: then none is asked for alone.
-
-    Returns:
-        By slot, what was found and in which row of it; and by slot, why nothing was found.
-    """
-    if not good:
-        return {}, {}
-    whole = guarded(lambda: ask(torch.arange(size)))
-    if not isinstance(whole, str):
-        return {slot: (whole, slot) for slot in good}, {}
-    if len(good) == 1 or whole == refusal():
-        return {}, dict.fromkeys(good, whole)
-    alone = {slot: guarded(lambda slot=slot: ask(torch.full((size,), slot))) for slot in good}  # type: ignore[misc]
-    errors = {slot: found for slot, found in alone.items() if isinstance(found, str)}
-    return {slot: (found, slot) for slot, found in alone.items() if not isinstance(found, str)}, errors
-
-
-class _Cancelled(BaseException):
-    """What a caller's progress function raised: it ends the work, and is no error of a sample."""
-
-    def __init__(self, cause: BaseException) -> None:
-        self.cause = cause
-
-
-@contextmanager
-def cancellable(progress: Progress | None) -> Iterator[Progress | None]:
-    """The progress function, whose exceptions reach the caller through all that catches those of samples."""
-
-    def report(done: int, total: int) -> None:
-        assert progress
-        try:
-            progress(done, total)
-        except BaseException as error:
-            raise _Cancelled(error) from error
-
-    try:
-        yield report if progress else None
-    except _Cancelled as stop:
-        raise stop.cause from None
+        metric: Metric,
+        sample: str,
+        run: _Run | None,
+        judged: tuple[_Judged, int] | None,
+        error: str | None,
+        degenerate: str | None,
+    ) -> None:
+        """One row for each part of a metric: of a map that it cannot judge with what the map cost."""
+        slots, cost = self.spec.batch, Cost() if run is None else run.result.cost
+        for part in metric.parts:
+            value, curve = math.nan, None
+            if judged is not None:
+                said, row = judged
+                value = said.values[part][row]
+                curve = tuple(said.curves[part][row]) if part in said.curves and not math.isnan(value) else None
+            none = math.isnan(value)
+            self.records.append(
+                Record(
+                    self.unit.data,
+                    self.unit.model,
+                    self.unit.entry,
+                    metric.name,
+                    part,
+                    sample,
+                    value=None if none else value,
+                    curve=curve,
+                    error=error or (degenerate if none else None),
+                    forward=cost.forward / slots,
+                    backward=cost.backward / slots,
+                    tail_forward=cost.tail_forward / slots,
+                    tail_backward=cost.tail_backward / slots,
+                    metric_forward=0 if judged is None else judged[0].forward,
+                    seconds=0 if run is None else run.seconds / slots,
+                    metric_seconds=0 if judged is None else judged[0].seconds,
+                    peak_mib=0 if run is None or self._peak is None else self._peak.mib,
+                )
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -411,8 +368,3 @@ def _degenerate(map: Tensor) -> str | None:
     if not bool(map.isfinite().all()):
         return "the map holds NaN or infinite values"
     return "the map is constant" if bool((map == map.flatten()[0]).all()) else None
-
-
-def portion(progress: Progress, before: int, steps: int, total: int) -> Progress:
-    """Progress of some of the steps of a larger work, as that of the whole: in thousandths of a step."""
-    return lambda done, of: progress(before * 1000 + 1000 * steps * done // max(of, 1), total * 1000)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from faithmap.batching import Progress
 from faithmap.bench.clean import Cleaned, clean
-from faithmap.bench.maps import MethodRun, Shapley, cancellable, portion, tried
+from faithmap.bench.guard import cancellable, portion, tried
+from faithmap.bench.maps import MethodRun, Shapley
 from faithmap.bench.plan import Unit, plan, reference, reference_layer, unit_batches
 from faithmap.bench.records import Record
 from faithmap.bench.samples import Reader

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from faithmap.batching import chunked
+from faithmap.bench.guard import guarded
 from faithmap.bench.records import Clean
 from faithmap.bench.spec import Spec
-from faithmap.datasets import Example, Pair, Truth
-from faithmap.images import Geometry
+from faithmap.datasets import Example, Pair
 from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
 from faithmap.sampling import sample_ids
 from faithmap.targets import Logit, Similarity, Target, first_tensor
-
-T = TypeVar("T")
 
 KEPT_BYTES = 256 * 2**20
 """The prepared batches that stay in memory: quick methods need not wait until pictures are read again."""
@@ -163,25 +161,6 @@ def embeddings(model: FaceEmbedder, x: Tensor) -> Tensor:
     return torch.cat(list(chunked(lambda rows: model.embed(x[rows]), len(x), len(x))))
 
 
-def guarded(ask: Callable[[], T]) -> T | str:
-    """What is asked for, or in words why it cannot be had; what stops a program passes."""
-    try:
-        return ask()
-    except Exception as error:  # whatever a decoder, a network or a metric raises concerns one sample, not the run
-        return worded(error)
-
-
-def worded(error: Exception) -> str:
-    """An error in one line, the same on every machine; its type is told where it is no refusal in our words.
-
-    Examples:
-        >>> worded(ValueError("no box")), worded(KeyError("no box"))
-        ('no box', "KeyError: 'no box'")
-    """
-    text = " ".join(str(error).split())[:500]
-    return text if text and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
-
-
 @dataclass(frozen=True, eq=False)
 class _Row:
     """One sample, prepared."""
@@ -204,20 +183,8 @@ def _prepared(model: Model, example: Example | Pair, with_truth: bool) -> _Row:
     truth = first = torch.zeros(x.shape[-2:], dtype=torch.bool)
     if example.truth is not None:
         assert geometry is not None
-        _check_boxes(example.truth, geometry)
         truth, first = example.truth.on(geometry), example.truth.first(geometry)
     return _Row(x[0], sample_ids(x)[0], None, truth.to(x.device), first.to(x.device))
-
-
-def _check_boxes(truth: Truth, geometry: Geometry) -> None:
-    """Raise if a box does not lie on its photo; one pixel more is how annotations count, from 0 or from 1."""
-    if truth.boxes is None:
-        return
-    width, height = geometry.photo
-    for x0, y0, x1, y1 in truth.boxes.tolist():
-        if not (-1 <= x0 < x1 <= width + 1 and -1 <= y0 < y1 <= height + 1):
-            corners = ", ".join(f"{corner:g}" for corner in (x0, y0, x1, y1))
-            raise ValueError(f"the box ({corners}) does not lie on its photo of {width} x {height} pixels")
 
 
 def _genuine(examples: Sequence[Pair], source: Sequence[int], x: Tensor) -> Tensor:
