@@ -6,14 +6,16 @@ import copy
 import inspect
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import torch
 
 from faithmap.bench.document import Document, Place, SpecError
+from faithmap.bench.plan import problems
 from faithmap.bench.spec import CONTROLS, Entry, Published, Spec
 from faithmap.datasets import Dataset
 from faithmap.datasets.base import existing
@@ -127,23 +129,29 @@ class _Reader:
         self._fit_data(judges, data)
         if options.get("explain") == "label":
             self._all_labelled(data)
-        found = self._published(sources, data, entries, judges)
+        figures = self._published(sources, data, entries, judges)
         self._place("variables", dict, "names with their values")
         doc.close()
         models = self._loaded(sources)
         doc.close()
         self._fit_models(models, entries, judges)
+        if options.get("explain") == "label":
+            self._same_classes(models, data)
         doc.close()
-        return Spec(
+        found = Spec(
             models=models,
             data=data,
             entries=[entry for entry, _ in entries],
             metrics=[metric for metric, _ in judges],
-            published=found,
+            published=figures,
             source=doc.text,
             variables=doc.variables,
             **options,
         )
+        for problem in problems(found):
+            doc.wrong(("metrics",), problem)
+        doc.close()
+        return found
 
     # -- parts of the file ----------------------------------------------------------------------------------------
 
@@ -318,6 +326,15 @@ class _Reader:
             if one.task == "classification" and any(example.label is None for example in one):
                 self.doc.wrong(("explain",), f"explain: label needs the classes of all pictures: {label} lacks some")
 
+    def _same_classes(self, models: Mapping[str, Model], data: Mapping[str, Dataset[Any]]) -> None:
+        """Labels are indices: those of another list of classes would be explained as if they were the network's."""
+        for name, one in data.items():
+            for label, model in models.items():
+                known, counted = getattr(model, "labels", None), one.classes
+                if known is not None and counted is not None and len(known) != len(counted):
+                    told = f"{name} counts {len(counted)} classes, {label} {len(known)}"
+                    self.doc.wrong(("explain",), f"explain: label needs networks of the data's classes: {told}")
+
     def _loaded(self, sources: Mapping[str, tuple[Source, Mapping[str, Any]]]) -> dict[str, Model]:
         found = {}
         for label, (_, asks) in sources.items():
@@ -333,9 +350,9 @@ class _Reader:
     ) -> None:
         """A metric has to fit all models, a method one: the others' tables tell why they lack it."""
         for metric, place in judges:
-            for model in models.values():
-                with self.doc.trying(place):
-                    metric.check(model)
+            for label, model in models.items():
+                if reason := _told(partial(metric.check, model)):
+                    self.doc.wrong(place, f"{metric.name} cannot judge {label}: {reason}")
         for entry, place in entries:
             refusals = {label: reason for label, model in models.items() if (reason := _refusal(model, entry.method))}
             if len(refusals) == len(models):
@@ -415,10 +432,14 @@ def _refusal(model: Model, method: Method) -> str:
         model = copy.copy(model)
         model.threshold = 0.0  # the run fixes it on clean pairs
     target = Similarity(torch.ones(1)) if isinstance(model, FaceEmbedder) else model.target(0, 1)
+    layer = getattr(method, "layer", None)
+    return _told(lambda: method.check(model, target)) or _told(lambda: layer is not None and model.check_layer(layer))
+
+
+def _told(check: Callable[[], object]) -> str:
+    """Why a check refuses; "" where it does not."""
     try:
-        method.check(model, target)
-        if (layer := getattr(method, "layer", None)) is not None:
-            model.check_layer(layer)
+        check()
     except ValueError as error:
         return str(error)
     return ""
