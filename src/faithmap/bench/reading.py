@@ -384,6 +384,7 @@ class _Reader:
 
     def _count(self, options: Mapping[str, Any], key: str, place: Place) -> int | None:
         count = options.get(key)
+        count = parsed(count, int) if isinstance(count, str) else count  # of a variable, within quotes
         if count is None or (isinstance(count, int) and not isinstance(count, bool) and count >= 1):
             return count
         self.doc.wrong((*place, key), f"{key} is a whole number, at least 1: got {count!r}")
