@@ -55,7 +55,9 @@ class Document:
         try:
             node = loader.get_single_node()
         except yaml.YAMLError as error:
-            raise SpecError(self.file, [f"it is no YAML: {' '.join(str(error).split())}"]) from None
+            why = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+            hint = '; within {...} and [...] write "${NAME}", with quotes' if "${" in why else ""
+            raise SpecError(self.file, [f"it is no YAML: {why}{hint}"]) from None
         if not isinstance(node, yaml.MappingNode):
             raise SpecError(self.file, ["it holds no keys: write name:, models:, data:, methods:, metrics:"])
         for key, value in node.value:
