@@ -43,6 +43,7 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints/cpu.txt
 $(PEERS)/.done: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints/cpu.txt -e ".[peers]"
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints/cpu.txt --no-deps quantus==0.6.0
 	touch $@
 
 clean:

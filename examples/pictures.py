@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import faithmap as fm
+from faithmap.charts import locality_chart
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "pictures"
@@ -73,7 +74,7 @@ def locality() -> None:
         about = {"share": mean, "low": low, "high": high, "ceiling": row.ceiling, "chance": row.chance}
         drawn.append({"layer": row.layer, "grid": row.grid, "depth": depth, **about})
     title = "EfficientNet-Lite0: how much of what a place sees lies in the cell that CAM assumes"
-    save(fm.draw.locality_chart(drawn, title=title), "locality.jpg")
+    save(locality_chart(drawn, title=title), "locality.jpg")
 
 
 def pair() -> None:

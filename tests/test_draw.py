@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from faithmap.charts import interval_chart, locality_chart
 from faithmap.draw import (
     CELL,
     DISSIMILAR,
@@ -20,7 +21,6 @@ from faithmap.draw import (
     Panel,
     colour,
     grid,
-    locality_chart,
     location_sheet,
     overlay,
     pair_figure,
@@ -239,15 +239,25 @@ def test_the_chart_keeps_its_words_on_the_page(count: int) -> None:
         assert (edge == 255).all()
 
 
+def test_an_interval_chart_shows_every_row_and_its_line() -> None:
+    rows = [(f"method-{i}", 0.5 - i / 20, 0.4 - i / 20, 0.6 - i / 20, i > 4) for i in range(8)]
+    page, longer = (np.asarray(interval_chart(some, "", "", 0.2, "random")) for some in (rows[:4], rows))
+    assert longer.shape[0] > page.shape[0]  # a row each
+    assert longer.shape[1] == page.shape[1]
+    moved = np.asarray(interval_chart(rows, "", "", 0.4, "random"))
+    assert not np.array_equal(longer, moved)
+
+
 def test_drawing_leaves_matplotlib_alone() -> None:
     code = """
 import sys
-import faithmap.draw as draw
+import faithmap.charts as charts
 assert "matplotlib" not in sys.modules
 import matplotlib
 settings = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
 before = settings()
-draw.locality_chart([{"layer": "a", "depth": 0, "share": 0.4, "low": 0.3, "high": 0.5, "ceiling": 0.8, "chance": 0.1}])
+row = {"layer": "a", "depth": 0, "share": 0.4, "low": 0.3, "high": 0.5}
+charts.locality_chart([{**row, "ceiling": 0.8, "chance": 0.1}])
 assert "matplotlib.pyplot" not in sys.modules
 assert before == settings()
 """

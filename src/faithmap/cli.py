@@ -507,7 +507,7 @@ def _measure_layers(
     screen: Screen, net: Model, images: Sequence[Path], out: Path, places: int, iterations: int, ask: dict[str, Any]
 ) -> int:
     from faithmap import locality_by_layer
-    from faithmap.draw import locality_chart
+    from faithmap.charts import locality_chart
     from faithmap.methods import FAME
 
     failed: list[dict[str, str]] = []

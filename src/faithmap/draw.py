@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -307,71 +306,6 @@ def location_sheet(image: Photo, maps: Map, locality: Map | None = None, title: 
             if shares is not None and np.isfinite(shares[row, column]) and min(width, height) >= 72:
                 page.stamp(x, y, width, height, f"{shares[row, column]:.0%}", high=row >= h / 2)
     return page.image
-
-
-def locality_chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
-    """How local each layer's places are: the share of a place's map inside the cell that CAM assumes, layer by layer.
-
-    Args:
-        rows: per layer a mapping with ``layer`` (name), ``depth`` (0..1, which orders them), ``share`` with its
-            interval ``low`` and ``high``, ``ceiling`` (the most that the measure can give) and ``chance``, all 0..1;
-            optionally ``grid`` (h, w), the layer's places.
-        title: above the chart.
-
-    Raises:
-        ValueError: there is no row, or one lacks an entry.
-
-    Examples:
-        >>> row = {"layer": "layer4", "depth": 1, "share": 0.2, "low": 0.1, "high": 0.3}
-        >>> locality_chart([{**row, "ceiling": 0.8, "chance": 0.02}]).mode
-        'RGB'
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    needed = ("layer", "depth", "share", "low", "high", "ceiling", "chance")
-    for index, row in enumerate(rows):
-        if missing := [key for key in needed if key not in row]:
-            raise ValueError(f"row {index} lacks {', '.join(missing)}: expected {', '.join(needed)}")
-    if not rows:
-        raise ValueError("a chart of locality needs at least one row, one per layer")
-    rows = sorted(rows, key=lambda row: float(row["depth"]))
-    x = np.arange(len(rows))
-    line = {key: np.array([row[key] for row in rows], dtype=np.float64) for key in needed[2:]}
-    names = [row["layer"] + ("\n{} × {}".format(*row["grid"]) if row.get("grid") else "") for row in rows]
-    slanted = sum(max(map(len, name.split("\n"))) for name in names) > 90
-    layout = ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.16)
-    figure = Figure(figsize=(9.2, 5.9 if slanted else 5.0), dpi=200, facecolor="white", layout=layout)
-    axes = figure.add_subplot(facecolor="white")
-    blue, ink, faint = (_unit(colour) for colour in (SIMILAR, INK, FAINT))
-    axes.fill_between(x, line["low"], line["high"], color=blue, alpha=0.18, linewidth=0)
-    axes.vlines(x, line["low"], line["high"], color=blue, linewidth=1)
-    axes.plot(x, line["share"], color=blue, linewidth=2, marker="o", markersize=5)
-    for name in ("ceiling", "chance"):
-        at, value = np.array([-0.3, *x, x[-1] + 0.3]), line[name][[0, *x, -1]]  # visible for a single layer too
-        axes.plot(at, value, color=faint, linewidth=1, linestyle=(0, (4, 3)), clip_on=False)
-        axes.annotate(name, (at[-1], value[-1]), (6, -3), textcoords="offset points", color=faint, fontsize=10)
-    style: dict[str, Any] = {"fontfamily": "DejaVu Sans", "color": ink, "parse_math": False}
-    turn: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    labels = [name.replace("\n", "  ·  ") for name in names] if slanted else names
-    every = 1 + len(rows) // 36  # so many slanted labels do not touch
-    axes.set_xticks(x[::every], labels[::every], **style, **turn)
-    axes.set_xlim(-0.3, len(rows) - 0.7)
-    top = min(1.0, 1.12 * float(np.nanmax([line["high"], line["ceiling"], line["share"]])))
-    axes.set_ylim(0, max(top, 0.05))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.tick_params(colors=ink, labelsize=9.5, length=0)
-    axes.grid(axis="y", color=_unit(RULE), linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_unit(RULE))
-    axes.set_ylabel("share of the map inside the place's cell", fontsize=10.5, labelpad=8, **style)
-    if title:
-        axes.set_title(textwrap.fill(title, 76), loc="left", fontsize=13, fontweight="bold", pad=12, **style)
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 class _Page:

@@ -216,7 +216,7 @@ def test_behind_pooling_and_one_linear_layer_ablation_is_lift_cam_and_gradient_t
 def test_the_closed_form_is_what_ablation_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = fm.Classifier(nets.MobileLike().double().eval(), size=32), torch.randn(3, 3, 32, 32, dtype=torch.float64)
     closed = AblationCAM().run(model, x, [0, 1, 2])
-    monkeypatch.setattr("faithmap.methods.ablation.class_weights", lambda query: None)
+    monkeypatch.setattr("faithmap.methods.ablation.closed_form", lambda query: None)
     asked = AblationCAM().run(model, x, [0, 1, 2])
     assert (closed.notes["coefficients"], asked.notes["coefficients"]) == ("closed form", "ablation")
     torch.testing.assert_close(closed.maps, asked.maps, atol=1e-12, rtol=1e-8)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from faithmap.methods.base import Query, Result
-from faithmap.methods.cam import ActivationMap, class_weights
+from faithmap.methods.cam import ActivationMap, closed_form
 from faithmap.methods.registry import register
+from faithmap.pixels import filling
 from faithmap.targets import Each, Logit, Probability, Target
 
 _TICKS = 1000  # how finely progress is told: how many channels there are is not known before
@@ -62,15 +63,14 @@ class ScoreCAM(ActivationMap):
     def attribute(self, query: Query) -> Result:
         """One forward for each channel."""
         x, A = query.x, query.split.A
-        mean, std = query.model.scale(x)
-        hidden = torch.zeros_like(mean) if self.fill == "mean" else -mean / std
+        hidden = filling(x, self.fill, *query.model.scale(x))
         contrast = A.amax(dim=(2, 3)) > A.amin(dim=(2, 3))  # (B, C)
 
         def masked(rows: Tensor, channels: Tensor) -> Tensor:
             up = query.upsample(A[rows, channels].to(x.dtype))
             low, high = up.amin(dim=(1, 2), keepdim=True), up.amax(dim=(1, 2), keepdim=True)
             mask = torch.where(high > low, (up - low) / (high - low), 0)[:, None]
-            return hidden + mask * (x[rows] - hidden)
+            return hidden[rows] + mask * (x[rows] - hidden[rows])
 
         # What is asked of the masks may be another target than the one explained; evaluations count in the same place.
         asked = query if self.form == "paper" else dataclasses.replace(query, given=as_probability(query.target))
@@ -124,10 +124,9 @@ class AblationCAM(ActivationMap):
 
 def losses(query: Query) -> tuple[Tensor, str]:
     """What the score loses without each channel, ``y - y(A without k)``, ``(B, C)`` in float64, and how it is known."""
-    A = query.split.A
-    weights = class_weights(query)
-    if weights is not None:
-        return weights.double() * A.double().mean(dim=(2, 3)), "closed form"
+    known, A = closed_form(query), query.split.A
+    if known is not None:
+        return known, "closed form"
     present = (A != 0).flatten(2).any(dim=2)  # (B, C)
 
     def without(rows: Tensor, channels: Tensor) -> Tensor:

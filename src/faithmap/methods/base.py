@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from faithmap.cut import Cut, Observed, Split, cut, observe
 from faithmap.models.base import Model, require_model
 from faithmap.models.face import FaceEmbedder
 from faithmap.registry import Registered
-from faithmap.rules import gradient
+from faithmap.rules import Linearised, gradient
 from faithmap.sampling import generators, sample_ids
 from faithmap.targets import Target, first_tensor, stack
 
@@ -84,6 +84,15 @@ class Result:
             per_sample["target"] = self.target.select(torch.arange(len(self.maps))[which])
         per_sample["notes"] = {k: note[which] if isinstance(note, list) else note for k, note in self.notes.items()}
         return dataclasses.replace(self, **per_sample)
+
+    def adding_up(self, parts: Tensor, whole: Tensor) -> Result:
+        """With how well contributions ``(B, ...)`` add up to a whole ``(B,)``: completeness error and condition."""
+        inner = tuple(range(1, parts.ndim))
+        return dataclasses.replace(
+            self,
+            completeness_error=(parts.sum(dim=inner) - whole).abs(),
+            condition=parts.abs().sum(dim=inner) / whole.abs(),
+        )
 
 
 @dataclass(eq=False)
@@ -162,6 +171,14 @@ class Query:
         self.cost.tail_backward += len(self)
         return gradient(scores, A).to(self.x.dtype)
 
+    def count_tail(self, found: Linearised) -> None:
+        """Count a pass through the tail and back by replaced rules, and keep its scores."""
+        # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
+        fresh = "outputs" not in self.__dict__ and "scores" not in self.__dict__
+        self.cost.tail_forward += (found.runs - fresh) * len(self)
+        self.cost.tail_backward += len(self)
+        self.__dict__.setdefault("scores", found.value)
+
     def observe(
         self, layers: Collection[str], x: Tensor | None = None, inputs: Collection[str] = ()
     ) -> tuple[Tensor, Any, list[Observed]]:
@@ -189,7 +206,12 @@ class Query:
             count: of inputs in all.
             make: ``i (m,) -> inputs (m, 3, H, W), rows (m,)``: some of the inputs, and whose sample each is.
         """
-        return self._asked(count, make, self.model.network, self.batch_size, "forward")
+
+        def ask(inputs: Tensor, rows: Tensor) -> Any:
+            self.cost.forward += len(rows)
+            return self.model.network(inputs)
+
+        return self._asked(count, make, ask, self.batch_size)
 
     def input_gradients(
         self, count: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -223,21 +245,24 @@ class Query:
             count: of feature maps in all.
             make: ``i (m,) -> activations (m, C, h, w), rows (m,)``: some of them, and whose sample each is.
         """
-        return self._asked(count, make, self.split.tail, self.tail_batch, "tail_forward")
+
+        def ask(A: Tensor, rows: Tensor) -> Any:
+            self.cost.tail_forward += len(rows)
+            return self.split.tail(A, rows)
+
+        return self._asked(count, make, ask, self.tail_batch)
 
     @property
     def tail_batch(self) -> int:
         """How many feature maps go through the tail at once: as many numbers as a batch of inputs."""
         return max(1, self.batch_size * self.x[0].numel() // self.split.A[0].numel())
 
-    def _asked(self, count: int, make: Any, network: Any, size: int, counter: str) -> Tensor:
+    def _asked(self, count: int, make: Callable[..., Any], ask: Callable[..., Any], size: int) -> Tensor:
         target = self.target  # first: it may need the outputs
 
         def score(i: Tensor) -> Tensor:
             changed, rows = make(i)
-            setattr(self.cost, counter, getattr(self.cost, counter) + len(rows))
-            outputs = network(changed, rows) if counter == "tail_forward" else network(changed)
-            return target.select(rows)(outputs)
+            return target.select(rows)(ask(changed, rows))
 
         return torch.cat(list(chunked(score, count, size)))
 
@@ -354,6 +379,25 @@ class Method(Registered, ABC):
     def steps(self) -> int:
         """The steps of work per sample that progress counts."""
         return 1
+
+
+def first_cause(causes: Mapping[str, Tensor]) -> list[str]:
+    """The first cause that holds for each sample, "" where none does.
+
+    Args:
+        causes: what they say, and for which samples they hold ``(B,)``.
+
+    Examples:
+        >>> first_cause({"broken": torch.tensor([False, True]), "flat": torch.tensor([False, True])})
+        ['', 'broken']
+    """
+    held = torch.stack([which.cpu() for which in causes.values()], dim=1).tolist()
+    return [next((cause for cause, holds in zip(causes, row, strict=True) if holds), "") for row in held]
+
+
+def unruled(operations: Collection[str]) -> dict[str, str]:
+    """What a backward pass has no rule for, for provenance."""
+    return {"plain gradient through": ", ".join(operations)} if operations else {}
 
 
 def _detached(outputs: Any) -> Any:

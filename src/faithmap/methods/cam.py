@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.targets import first_tensor
 
@@ -112,8 +112,7 @@ def why_constant(query: Query, weights: Tensor, because: Mapping[str, Tensor] | 
         **(because or {}),
         f"the target does not depend on {layer}": (weights == 0).flatten(1).all(dim=1),
     }
-    held = torch.stack([which.cpu() for which in causes.values()], dim=1).tolist()
-    return [next((cause for cause, holds in zip(causes, row, strict=True) if holds), "") for row in held]
+    return first_cause(causes)
 
 
 def class_weights(query: Query) -> Tensor | None:
@@ -127,3 +126,12 @@ def class_weights(query: Query) -> Tensor | None:
         (direction,) = torch.autograd.grad(query.target(outputs).sum(), outputs)
     weights: Tensor = direction @ head.weight
     return weights
+
+
+def closed_form(query: Query) -> Tensor | None:
+    """What each channel adds to the score, ``w_k mean(A_k)``, ``(B, C)`` in float64, where head and target are linear.
+
+    There it is the channel's SHAP value, and what the score loses without it; elsewhere None.
+    """
+    weights = class_weights(query)
+    return None if weights is None else weights.double() * query.split.A.double().mean(dim=(2, 3))

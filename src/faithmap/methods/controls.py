@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.cam import ActivationMap
 from faithmap.methods.registry import register
 from faithmap.pixels import edges, grey
@@ -123,8 +123,8 @@ class Edges(Method):
     def attribute(self, query: Query) -> Result:
         """Of what the network sees."""
         maps = edges(grey(query.model.to_pixels(query.x)))
-        flat = (maps == 0).flatten(1).all(dim=1).tolist()
-        return Result(maps, reasons=["the picture is of one grey" if f else "" for f in flat])
+        flat = {"the picture is of one grey": (maps == 0).flatten(1).all(dim=1)}
+        return Result(maps, reasons=first_cause(flat))
 
 
 @register("constant")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faithmap.batching import continuous
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.pixels import blur
 from faithmap.rules import gradient
@@ -126,9 +126,8 @@ class ExtremalPerturbation(Method):
         kept = query.input_scores(
             len(x), lambda i: (blurred(pyramid(x[i.to(x.device)], widest), maps[i.to(x.device)]), i)
         )
-        flat = "the target has no gradient to the mask, or not a finite one"
-        reasons = ["" if m else flat for m in moved.tolist()]
-        return Result(maps, reasons=reasons, notes={"score of what is kept": kept.tolist()})
+        flat = {"the target has no gradient to the mask, or not a finite one": ~moved}
+        return Result(maps, reasons=first_cause(flat), notes={"score of what is kept": kept.tolist()})
 
 
 def area_slope(masks: Tensor, area: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from faithmap.batching import chunked
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.cam import ActivationMap
 from faithmap.methods.registry import register
 from faithmap.models.base import Model
@@ -123,10 +123,7 @@ class FGGB(_OfArguments):
             if query.progress:
                 query.progress(B * self.steps * (int(k[-1]) + 1) // D, 0)
         plus, minus = blur(sums, self.sigma, self.kernel).to(query.x.dtype)
-        blind = (sums == 0).flatten(2).all(dim=2).all(dim=0).tolist()
-        one_sided = (signed == 0).all(dim=2).any(dim=0).tolist()
-        reasons = [_BLIND if b else _ONE_SIDED if o else "" for b, o in zip(blind, one_sided, strict=True)]
-        return Result(plus, against=minus, reasons=reasons)
+        return Result(plus, against=minus, reasons=_reasons(sums, one_sided=(signed == 0).all(dim=2).any(dim=0)))
 
 
 @register("xssab")
@@ -157,10 +154,8 @@ class XSSAB(_OfArguments):
         gradients = torch.stack([_backward(f, x, torch.where(kept, r, 0)) for kept in (similar, ~similar)])
         query.cost.backward += 2 * len(query)
         maps = gradients.abs().mean(dim=2)  # (2, B, H, W)
-        blind = (maps == 0).flatten(2).all(dim=2).all(dim=0).tolist()
-        one_sided = (similar.all(dim=1) | ~similar.any(dim=1)).tolist()
-        reasons = [_BLIND if b else _ONE_SIDED if o else "" for b, o in zip(blind, one_sided, strict=True)]
-        return Result(maps[0], against=maps[1], reasons=reasons)
+        one_sided = similar.all(dim=1) | ~similar.any(dim=1)
+        return Result(maps[0], against=maps[1], reasons=_reasons(maps, one_sided))
 
 
 @register("zhu-decomposition")
@@ -215,16 +210,10 @@ class ZhuDecomposition(ActivationMap):
         g = _backward(embeddings, A, r.to(embeddings.dtype)).double()
         parts = (g * A.detach()).sum(dim=1)  # (B, h, w)
         change = ((f - nothing) * r).sum(dim=1)
-        found = self.weighted(
-            query,
-            g,
-            completeness_error=(parts.sum(dim=(1, 2)) - change).abs(),
-            condition=parts.abs().sum(dim=(1, 2)) / change.abs(),
-            notes={"the bias's part": (nothing * r).sum(dim=1).tolist()},
-        )
+        found = self.weighted(query, g, notes={"the bias's part": (nothing * r).sum(dim=1).tolist()})
         whole = r.isfinite().all(dim=1).tolist()
         reasons = [why if w else "the embedding is 0" for w, why in zip(whole, found.reasons, strict=True)]
-        return replace(found, reasons=reasons)
+        return replace(found, reasons=reasons).adding_up(parts, change)
 
     def _prove_affine(self, query: Query, f: Tensor, nothing: Tensor) -> None:
         """Raise unless the first sample's embedding changes with its activations as an affine function's does."""
@@ -256,8 +245,13 @@ class ZhuDecomposition(ActivationMap):
         return r * factors[:, None]
 
 
-_BLIND = "the embedding has no gradient to the input"
-_ONE_SIDED = "all features are on the same side of their share of the threshold"
+def _reasons(maps: Tensor, one_sided: Tensor) -> list[str]:
+    """Why e+ or e- of maps ``(2, B, H, W)`` is 0, and for which samples one side has no features ``(B,)``."""
+    causes = {
+        "the embedding has no gradient to the input": (maps == 0).flatten(2).all(dim=2).all(dim=0),
+        "all features are on the same side of their share of the threshold": one_sided,
+    }
+    return first_cause(causes)
 
 
 def _check_targets(method: Method, model: Model, target: Target | None, kinds: tuple[type[Target], ...]) -> None:

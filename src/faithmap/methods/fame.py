@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from faithmap.batching import continuous
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.pixels import blur, grey
 from faithmap.rules import gradient
@@ -131,6 +131,8 @@ class FAME(Method):
     def _reasons(self, first: Tensor, ends: Tensor, start: Tensor) -> list[str]:
         still = (ends == start).flatten(1).all(dim=1)
         low = torch.zeros_like(still) if self.stop_below is None else first < self.stop_below
-        early = f"the score is below stop_below={self.stop_below} before the first step"
-        flat = "the target has no gradient to the input, or not a finite one"
-        return [(early if e else flat) if s else "" for s, e in zip(still.tolist(), low.tolist(), strict=True)]
+        causes = {
+            f"the score is below stop_below={self.stop_below} before the first step": still & low,
+            "the target has no gradient to the input, or not a finite one": still,
+        }
+        return first_cause(causes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from faithmap.cut import Observed
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.models.frozen import twin
 from faithmap.models.tokens import Grid, grid_of
@@ -77,7 +77,7 @@ class FullGrad(Method):
             maps,
             completeness_error=(total - y).abs(),
             condition=weight / y.abs(),
-            reasons=["the target does not depend on the input" if s else "" for s in silent.tolist()],
+            reasons=first_cause({"the target does not depend on the input": silent}),
             notes={"biases of layers": len(biased), "implicit biases of non-linearities": len(curved)},
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Query, Result
+from faithmap.methods.base import Query, Result, first_cause
 from faithmap.methods.cam import ActivationMap
 from faithmap.methods.registry import register
 from faithmap.models.base import Model
@@ -220,14 +220,13 @@ class LayerCAM(ActivationMap):
             share = torch.where(top == 0, 0, M / top)  # a layer where nothing speaks for the target adds nothing
             deepest = name == list(seen)[-1]
             fused = torch.maximum(fused, query.upsample(share if deepest else torch.tanh(self.gain * share)))
-        depends = torch.stack([(g != 0).flatten(1).any(dim=1) for g in found]).any(dim=0).tolist()
-        why = [
-            "nothing in the layers speaks for the target" if d else "the target does not depend on the layers"
-            for d in depends
-        ]
-        silent = (fused == 0).flatten(1).all(dim=1).tolist()
-        reasons = [reason if s else "" for reason, s in zip(why, silent, strict=True)]
-        return Result(fused, reasons=reasons, notes={"layers": list(seen)})
+        silent = (fused == 0).flatten(1).all(dim=1)
+        depends = torch.stack([(g != 0).flatten(1).any(dim=1) for g in found]).any(dim=0)
+        causes = {
+            "the target does not depend on the layers": silent & ~depends,
+            "nothing in the layers speaks for the target": silent,
+        }
+        return Result(fused, reasons=first_cause(causes), notes={"layers": list(seen)})
 
 
 def supporting(

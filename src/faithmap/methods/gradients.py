@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.pixels import filling
 from faithmap.sampling import Moments, seeds_of
@@ -36,7 +36,7 @@ class Gradient(Method):
     def attribute(self, query: Query) -> Result:
         """One forward and one backward pass."""
         g = at_the_picture(query)
-        return Result(g.abs().amax(dim=1), reasons=_why_constant(g))
+        return Result(g.abs().amax(dim=1), reasons=first_cause(_flat(g)))
 
 
 @register("gradient-x-input")
@@ -60,7 +60,7 @@ class GradientXInput(Method):
     def attribute(self, query: Query) -> Result:
         """One forward and one backward pass."""
         g = at_the_picture(query)
-        return Result((g * query.x).sum(dim=1), reasons=_why_constant(g))
+        return Result((g * query.x).sum(dim=1), reasons=first_cause(_flat(g)))
 
 
 @register("smooth-grad")
@@ -124,7 +124,7 @@ class SmoothGrad(Method):
         return Result(
             maps[:, 0].to(x.dtype),
             standard_error=error.gather(1, shown)[:, 0].to(x.dtype),
-            reasons=_why_constant(mean),
+            reasons=first_cause(_flat(mean)),
         )
 
 
@@ -180,12 +180,8 @@ class IntegratedGradients(Method):
             total[b] += torch.einsum("m,mchw->chw", weights[n].to(x.device), g.double())
         parts = ((x - x0).double() * total).sum(dim=1)  # (B, H, W)
         change = query.scores.double() - query.input_scores(len(x), lambda i: (x0[i.to(x.device)], i)).double()
-        return Result(
-            parts.to(x.dtype),
-            completeness_error=(parts.sum(dim=(1, 2)) - change).abs(),
-            condition=parts.abs().sum(dim=(1, 2)) / change.abs(),
-            reasons=_why_constant(total, at_rest=(x == x0).flatten(1).all(dim=1)),
-        )
+        at_rest = {"the picture is its own baseline": (x == x0).flatten(1).all(dim=1)}
+        return Result(parts.to(x.dtype), reasons=first_cause({**at_rest, **_flat(total)})).adding_up(parts, change)
 
 
 def at_the_picture(query: Query) -> Tensor:
@@ -221,12 +217,6 @@ def _by_picture(
             query.progress(int(i[-1]) + 1, 0)
 
 
-def _why_constant(g: Tensor, at_rest: Tensor | None = None) -> list[str]:
-    """Of samples whose gradient ``(B, ...)`` is 0 everywhere, or that are their own baseline ``(B,)``."""
-    flat = (g == 0).flatten(1).all(dim=1)
-    at_rest = torch.zeros_like(flat) if at_rest is None else at_rest
-    why = "the target has no gradient to the input"
-    return [
-        "the picture is its own baseline" if r else why if f else ""
-        for f, r in zip(flat.tolist(), at_rest.tolist(), strict=True)
-    ]
+def _flat(g: Tensor) -> dict[str, Tensor]:
+    """Which samples have a gradient ``(B, ...)`` that is 0 everywhere."""
+    return {"the target has no gradient to the input": (g == 0).flatten(1).all(dim=1)}

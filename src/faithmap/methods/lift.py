@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Query, Result
-from faithmap.methods.cam import ActivationMap, class_weights
+from faithmap.methods.base import Query, Result, unruled
+from faithmap.methods.cam import ActivationMap, closed_form
 from faithmap.methods.registry import register
 from faithmap.rules import DEEPLIFT, linearise
 
@@ -43,31 +43,19 @@ class LIFTCAM(ActivationMap):
     def attribute(self, query: Query) -> Result:
         """Coefficients by the closed form where there is one, else by replaced rules."""
         alpha, change, notes = coefficients(query)
-        return self.weighted(
-            query,
-            alpha,
-            completeness_error=(alpha.sum(dim=1) - change).abs(),
-            condition=alpha.abs().sum(dim=1) / change.abs(),
-            notes=notes,
-        )
+        return self.weighted(query, alpha, notes=notes).adding_up(alpha, change)
 
 
 def coefficients(query: Query) -> tuple[Tensor, Tensor, dict[str, str]]:
     """LIFT-CAM's coefficients ``(B, C)``, the change y(A) - y(0) they add up to ``(B,)``, both float64, and how."""
-    A = query.split.A.double()
-    weights = class_weights(query)
-    if weights is not None:
-        nothing = query.tail_scores(torch.zeros_like(query.split.A))
+    known, A = closed_form(query), query.split.A
+    nothing = torch.zeros_like(A)
+    if known is not None:
         query.cost.tail_forward += len(query)
-        change = query.scores.double() - nothing.double()
-        return weights.double() * A.mean(dim=(2, 3)), change, {"coefficients": "closed form"}
+        return known, query.scores.double() - query.tail_scores(nothing).double(), {"coefficients": "closed form"}
     target = query.target
-    found = linearise(lambda a: target(query.split.tail(a)), query.split.A, torch.zeros_like(query.split.A), DEEPLIFT)
-    # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
-    query.cost.tail_forward += (found.runs - ("outputs" not in query.__dict__)) * len(query)
-    query.cost.tail_backward += len(query)
-    query.__dict__.setdefault("scores", found.value)
-    how = {"coefficients": "replaced rules"}
-    if found.without_rule:
-        how["plain gradient through"] = ", ".join(found.without_rule)
-    return (found.multipliers.double() * A).sum(dim=(2, 3)), found.value.double() - found.reference.double(), how
+    found = linearise(lambda a: target(query.split.tail(a)), A, nothing, DEEPLIFT)
+    query.count_tail(found)
+    alpha = (found.multipliers.double() * A.double()).sum(dim=(2, 3))
+    notes = {"coefficients": "replaced rules", **unruled(found.without_rule)}
+    return alpha, found.value.double() - found.reference.double(), notes

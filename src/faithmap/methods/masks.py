@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.pixels import Filling, filling
 from faithmap.sampling import generators
@@ -321,9 +321,11 @@ def as_maps(values: Tensor, query: Query) -> Tensor:
 
 def unmoved(scores: Tensor) -> list[str]:
     """Why the maps from scores ``(N, n)`` under all masks say nothing, where they do."""
-    finite, same = scores.isfinite().all(dim=0), (scores == scores[0]).all(dim=0)
-    broken, flat = "the score is not finite under some masks", "the score is the same under every mask"
-    return ["" if f and not s else flat if f else broken for f, s in zip(finite.tolist(), same.tolist(), strict=True)]
+    causes = {
+        "the score is not finite under some masks": ~scores.isfinite().all(dim=0),
+        "the score is the same under every mask": (scores == scores[0]).all(dim=0),
+    }
+    return first_cause(causes)
 
 
 def average_ranks(scores: Tensor) -> Tensor:

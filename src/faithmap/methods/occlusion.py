@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.masks import pixels
 from faithmap.methods.registry import register
 from faithmap.pixels import Filling, filling
@@ -166,6 +166,8 @@ def _windows(length: int, side: int, stride: int, x: Tensor) -> Tensor:
 
 def _reasons(drops: Tensor) -> list[str]:
     """Why the maps of drops ``(B, places)`` say nothing, where they do."""
-    finite, moved = drops.isfinite().all(dim=1), (drops != 0).any(dim=1)
-    broken, flat = "the score is not finite under some patches", "no patch changes the score"
-    return ["" if f and m else flat if f else broken for f, m in zip(finite.tolist(), moved.tolist(), strict=True)]
+    causes = {
+        "the score is not finite under some patches": ~drops.isfinite().all(dim=1),
+        "no patch changes the score": (drops == 0).all(dim=1),
+    }
+    return first_cause(causes)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause, unruled
 from faithmap.methods.registry import register
 from faithmap.models.base import Model
 from faithmap.models.frozen import twin
@@ -17,7 +17,7 @@ from faithmap.pixels import blur
 from faithmap.rules import DEEPLIFT, GUIDED, Linearised, Rules, linearise, relevance
 from faithmap.rules.excitation import AGAINST, BOTH, FOR, excitation, matching, with_top
 from faithmap.rules.folding import fold, reads_input, recorded
-from faithmap.rules.lrp import lrp
+from faithmap.rules.lrp import Rule, lrp
 from faithmap.targets import Target
 
 
@@ -93,14 +93,9 @@ class DeepLIFT(Method):
         found = linearise(score, x, reference, DEEPLIFT, graph)
         parts = found.multipliers.double() * (query.x.double() - reference.double())  # (B, C, H, W)
         change = found.value.double() - found.reference.double()
-        same = (x == reference).flatten(1).all(dim=1).tolist()
-        return Result(
-            parts.sum(dim=1).to(query.x.dtype),
-            completeness_error=(parts.sum(dim=(1, 2, 3)) - change).abs(),
-            condition=parts.abs().sum(dim=(1, 2, 3)) / change.abs(),
-            reasons=["the image is the baseline itself" if s else "" for s in same],
-            notes=account(query, found, graph),
-        )
+        reasons = first_cause({"the image is the baseline itself": (x == reference).flatten(1).all(dim=1)})
+        notes = account(query, found, graph)
+        return Result(parts.sum(dim=1).to(query.x.dtype), reasons=reasons, notes=notes).adding_up(parts, change)
 
     def reference(self, model: Model, x: Tensor) -> Tensor:
         """The baseline for inputs x, of their shape."""
@@ -142,7 +137,7 @@ class LRP(Method):
         torch.Size([1, 224, 224])
     """
 
-    rule: Literal["epsilon", "epsilon-plus", "alpha1-beta0"] = "epsilon-plus"
+    rule: Rule = "epsilon-plus"
     epsilon: float = 1e-6
     first: Literal["box", "same"] = "box"
 
@@ -170,12 +165,7 @@ class LRP(Method):
         if box and not (graph and reads_input(graph)):
             notes["first"] = "no convolution reads the pixels themselves: no box rule"
         R = found.multipliers.double()  # (B, C, H, W)
-        return Result(
-            R.sum(dim=1).to(query.x.dtype),
-            completeness_error=(R.sum(dim=(1, 2, 3)) - found.value.double()).abs(),
-            condition=R.abs().sum(dim=(1, 2, 3)) / found.value.double().abs(),
-            notes=notes,
-        )
+        return Result(R.sum(dim=1).to(query.x.dtype), notes=notes).adding_up(R, found.value.double())
 
 
 @register("excitation-backprop")
@@ -211,7 +201,7 @@ class ExcitationBackprop(Method):
         """One backward pass with replaced rules, through the tail."""
         found = excited(query, excitation(self.contrastive))
         maps, reasons = places(query, found)
-        return Result(maps, reasons=reasons, notes=named(found))
+        return Result(maps, reasons=reasons, notes=unruled(found.without_rule))
 
 
 @register("xfr")
@@ -262,28 +252,23 @@ class XFR(Method):
         found = excited(query, matching(BOTH if self.contrastive else FOR, self.kept))
         maps, reasons = places(query, found)
         against = -maps if self.contrastive else places(query, excited(query, matching(AGAINST, self.kept)))[0]
-        return Result(maps, against=against, reasons=reasons, notes=named(found))
+        return Result(maps, against=against, reasons=reasons, notes=unruled(found.without_rule))
 
 
 def excited(query: Query, rules: Rules) -> Linearised:
     """The winning probabilities at the layer, and what they cost."""
     split = query.split  # first: the target may need the outputs, which then come from the tail
     target = query.target
-    # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
-    fresh = "outputs" not in query.__dict__ and "scores" not in query.__dict__
     found = relevance(lambda a: target(split.tail(a)), split.A, rules, prepare=lambda graph: with_top(fold(graph)))
-    query.cost.tail_forward += (found.runs - fresh) * len(query)
-    query.cost.tail_backward += len(query)
-    query.__dict__.setdefault("scores", found.value)
+    query.count_tail(found)
     return found
 
 
 def places(query: Query, found: Linearised) -> tuple[Tensor, list[str]]:
     """The layer's probabilities ``(B, C, h, w)`` as maps ``(B, H, W)``, and why one would be constant."""
     P = found.multipliers.to(query.x.dtype)
-    lost = (P == 0).flatten(1).all(dim=1).tolist()
-    why = f"nothing in layer {query.layer!r} excites the score"
-    return query.upsample(P.sum(dim=1)), [why if nothing else "" for nothing in lost]
+    nothing = {f"nothing in layer {query.layer!r} excites the score": (P == 0).flatten(1).all(dim=1)}
+    return query.upsample(P.sum(dim=1)), first_cause(nothing)
 
 
 def through_network(query: Query, x: Tensor) -> tuple[Callable[[Any], Tensor], fx.GraphModule | None]:
@@ -302,12 +287,8 @@ def account(query: Query, found: Linearised, graph: fx.GraphModule | None) -> di
     query.cost.forward += found.runs * len(query)
     query.cost.backward += len(query)
     query.__dict__.setdefault("scores", found.value)
-    return named(found) | ({"precision": "that of the weights"} if query.model.precision != "float32" else {})
-
-
-def named(found: Linearised) -> dict[str, str]:
-    """What has no rule, for provenance."""
-    return {"plain gradient through": ", ".join(found.without_rule)} if found.without_rule else {}
+    precision = {} if query.model.precision == "float32" else {"precision": "that of the weights"}
+    return unruled(found.without_rule) | precision
 
 
 def colour(model: Model, x: Tensor, level: float) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from faithmap.batching import chunked
-from faithmap.methods.base import Query, Result
-from faithmap.methods.cam import ActivationMap, class_weights
+from faithmap.methods.base import Query, Result, unruled
+from faithmap.methods.cam import ActivationMap, closed_form
 from faithmap.methods.coalitions import draw_ranks, ends_of, worth_of
 from faithmap.methods.registry import register
 from faithmap.rules import DEEPLIFT, linearise
@@ -82,7 +82,7 @@ class ShapCAM(ActivationMap):
 
     def attribute(self, query: Query) -> Result:
         """By the closed form where there is one, by enumeration of few channels, else by sampling."""
-        known = _closed_form(query)
+        known = closed_form(query)
         if known is not None:
             nobody, everybody = ends_of(query)
             return _exact(query, known, everybody - nobody, "closed form")
@@ -168,7 +168,7 @@ class OwenCAM(ActivationMap):
 
     def attribute(self, query: Query) -> Result:
         """By the closed form where there is one, else by multipliers along drawn orders."""
-        known, A, (nobody, everybody) = _closed_form(query), query.split.A, ends_of(query)
+        known, A, (nobody, everybody) = closed_form(query), query.split.A, ends_of(query)
         change = everybody - nobody
         if known is not None:
             return _exact(query, known, change, "closed form")
@@ -189,7 +189,7 @@ class OwenCAM(ActivationMap):
         """What each pair of orders gives ``(B, orders, C)``, and what had no rule."""
         A, target = query.split.A, query.target
         shape = (*ranks.shape[:3], self.levels)  # of all runs: sample, pair, direction, level
-        unruled: dict[str, None] = {}
+        without_rule: dict[str, None] = {}
 
         def run(i: Tensor) -> Tensor:
             rows, pair, way, level = torch.unravel_index(i, shape)
@@ -199,14 +199,12 @@ class OwenCAM(ActivationMap):
             found = linearise(lambda a: asked(query.split.tail(a, rows)), upper, lower, DEEPLIFT)
             query.cost.tail_forward += found.runs * len(i)
             query.cost.tail_backward += len(i)
-            unruled.update(dict.fromkeys(found.without_rule))
+            without_rule.update(dict.fromkeys(found.without_rule))
             return (found.multipliers.double() * whole).sum(dim=(2, 3))  # (m, C)
 
         # Each run holds two feature maps, and what its way back needs.
         parts = torch.cat(list(chunked(run, math.prod(shape), max(1, query.tail_batch // 2))))
-        notes = {"coefficients": "multipliers between coalitions"}
-        if unruled:
-            notes["plain gradient through"] = ", ".join(unruled)
+        notes = {"coefficients": "multipliers between coalitions", **unruled(without_rule)}
         return parts.view(*shape, -1).mean(dim=(2, 3)), notes
 
     def _present(self, rank: Tensor, level: Tensor) -> Tensor:
@@ -217,12 +215,6 @@ class OwenCAM(ActivationMap):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The game
-
-
-def _closed_form(query: Query) -> Tensor | None:
-    """The SHAP values ``(B, C)`` behind global average pooling and one linear layer, else None."""
-    weights = class_weights(query)
-    return None if weights is None else weights.double() * query.split.A.double().mean(dim=(2, 3))
 
 
 def _enumerated(query: Query) -> tuple[Tensor, Tensor]:
@@ -280,7 +272,5 @@ def _additive(
         alpha,
         coefficients_error=error,
         standard_error=None if map_error is None else map_error.to(query.x.dtype),
-        completeness_error=(alpha.sum(dim=1) - change).abs(),
-        condition=alpha.abs().sum(dim=1) / change.abs(),
         notes=notes,
-    )
+    ).adding_up(alpha, change)

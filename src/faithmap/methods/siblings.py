@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Query, Result
+from faithmap.methods.base import Query, Result, unruled
 from faithmap.methods.cam import ActivationMap
 from faithmap.methods.coalitions import worth_of
 from faithmap.methods.registry import register
 from faithmap.rules import relevance
-from faithmap.rules.lrp import lrp
+from faithmap.rules.lrp import Rule, lrp
 
 
 @register("lime-cam")
@@ -115,7 +114,7 @@ class LRPCAM(ActivationMap):
         torch.Size([1, 224, 224])
     """
 
-    rule: Literal["epsilon", "epsilon-plus", "alpha1-beta0"] = "epsilon"
+    rule: Rule = "epsilon"
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -127,11 +126,8 @@ class LRPCAM(ActivationMap):
         """One backward pass through the tail by the rule."""
         target, A = query.target, query.split.A
         found = relevance(lambda a: target(query.split.tail(a)), A, lrp(self.rule, self.epsilon))
-        # One run of the tail belongs to the forward: that which gave the outputs, where they were asked for.
-        query.cost.tail_forward += (found.runs - ("outputs" not in query.__dict__)) * len(query)
-        query.cost.tail_backward += len(query)
-        query.__dict__.setdefault("scores", found.value)
-        notes = {"plain gradient through": ", ".join(found.without_rule)} if found.without_rule else {}
+        query.count_tail(found)
         alpha = found.multipliers.double().sum(dim=(2, 3))
         # There is nothing to hand down of a score that is not finite; rules for 0 / 0 would make numbers of it.
-        return self.weighted(query, alpha.where(found.value.isfinite()[:, None], torch.nan), notes=notes)
+        alpha = alpha.where(found.value.isfinite()[:, None], torch.nan)
+        return self.weighted(query, alpha, notes=unruled(found.without_rule))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from faithmap.methods.base import Method, Query, Result
+from faithmap.methods.base import Method, Query, Result, first_cause
 from faithmap.methods.registry import register
 from faithmap.pixels import filling, seed_grid, segment_means, superpixels
 
@@ -103,7 +103,7 @@ class LIME(Surrogate):
         pull = k * (z @ inverse)  # (B, N, K), of each coalition's score on b
         leverage = (pull * z).sum(dim=2, keepdim=True) + k / k.sum(dim=1, keepdim=True)
         error = _error(pull * (y - z @ b), leverage)
-        return pieces.result(query, b[..., 0], error, notes={"segments": pieces.count})
+        return pieces.result(query, b[..., 0], error, {"segments": pieces.count})
 
 
 @register("kernel-shap")
@@ -168,15 +168,8 @@ class KernelSHAP(Surrogate):
             half, left = z[:, ::2], y - z @ phi
             pull = 2 * half @ (inverse - along @ (all_.mT @ inverse))
             error = _error(pull * (left[:, ::2] - left[:, 1::2]) / 2, (pull * half).sum(dim=2, keepdim=True))
-        total, size = phi.sum(dim=(1, 2)), phi.abs().sum(dim=(1, 2))
-        return pieces.result(
-            query,
-            phi[..., 0],
-            error,
-            completeness_error=(total - change.flatten()).abs(),
-            condition=size / change.flatten().abs(),
-            notes={"segments": K, "coalitions": f"all {seen.shape[1]}" if exact else "sampled in pairs"},
-        )
+        notes = {"segments": K, "coalitions": f"all {seen.shape[1]}" if exact else "sampled in pairs"}
+        return pieces.result(query, phi[..., 0], error, notes).adding_up(phi, change.flatten())
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,13 +216,11 @@ class Pieces:
 
         return query.input_scores(len(x) * n, make).view(len(x), n).double()
 
-    def result(self, query: Query, values: Tensor, error: Tensor | None, **known: object) -> Result:
+    def result(self, query: Query, values: Tensor, error: Tensor | None, notes: dict[str, Any]) -> Result:
         """Values ``(B, K)`` and their errors, painted on the segments."""
-        flat = (values == 0).all(dim=1).tolist()
-        reasons = ["the score does not change with the segments that are seen" if f else "" for f in flat]
-        maps, errors = (None if v is None else self.paint(v).to(query.x.dtype) for v in (values, error))
-        assert maps is not None
-        return Result(maps, standard_error=errors, reasons=reasons, **known)  # type: ignore[arg-type]
+        flat = {"the score does not change with the segments that are seen": (values == 0).all(dim=1)}
+        maps, errors = self.paint(values).to(query.x), None if error is None else self.paint(error).to(query.x)
+        return Result(maps, standard_error=errors, reasons=first_cause(flat), notes=notes)
 
     def paint(self, values: Tensor) -> Tensor:
         """Values ``(B, K)`` as maps ``(B, H, W)``."""

@@ -24,7 +24,7 @@ from faithmap.rules.engine import (
     with_gradient,
 )
 from faithmap.rules.folding import BATCH_NORMS
-from faithmap.rules.graphs import aten
+from faithmap.rules.graphs import aten, live_nodes
 from faithmap.rules.guided import guide
 from faithmap.rules.shares import LAYERS, PASSING, Layer, by_layer, layer_of, ratio
 
@@ -76,14 +76,11 @@ class Top:
 
 def with_top(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph with its last linear layer marked, in place; its input where there is none."""
-    live: set[fx.Node] = set()
-    found = None
+    live, found = live_nodes(graph), None
     for node in graph.graph.nodes:
-        if node.op == "placeholder" or any(source in live for source in node.all_input_nodes):
-            live.add(node)
-            places = [source in live for source in node.args if isinstance(source, fx.Node)]
-            is_layer = getattr(node.target, "overloadpacket", None) in LAYERS and not node.kwargs
-            found = node if is_layer and sum(places) == 1 else found
+        places = [source in live for source in node.args if isinstance(source, fx.Node)]
+        is_layer = getattr(node.target, "overloadpacket", None) in LAYERS and not node.kwargs
+        found = node if is_layer and sum(places) == 1 else found
     if found is not None:
         found.target = Top(found.target)
         return graph

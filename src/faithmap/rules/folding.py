@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from faithmap.models.frozen import twin
 from faithmap.rules.engine import packets
-from faithmap.rules.graphs import aten, record, sources_forgotten
+from faithmap.rules.graphs import aten, live_nodes, record, sources_forgotten
 
 
 def recorded(module: nn.Module, x: Tensor) -> tuple[fx.GraphModule | None, int]:
@@ -56,10 +56,8 @@ def fold(graph: fx.GraphModule) -> fx.GraphModule:
     """
     for node in list(graph.graph.nodes):
         _join_bias(graph, node)
-    live: set[fx.Node] = set()
+    live = live_nodes(graph)
     for node in list(graph.graph.nodes):
-        if node.op == "placeholder" or any(source in live for source in node.all_input_nodes):
-            live.add(node)
         if node.target not in _CALLS or node.args[0] not in live:
             continue
         layer, scale_and_shift, how = node.args[0], node.args[1:5], node.args[5:]

@@ -35,6 +35,15 @@ def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
     return graph
 
 
+def live_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """What in a graph depends on its input."""
+    live: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or any(source in live for source in node.all_input_nodes):
+            live.add(node)
+    return live
+
+
 @contextmanager
 def sources_forgotten() -> Iterator[None]:
     """torch.fx keeps the source of each graph that it compiles, for tracebacks, and would do so for every recording."""
@@ -76,13 +85,8 @@ def _pure(op: Any) -> Any:
 
 def _with_copied_constants(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph with copies of those constants that it writes to, for functionalize wants to wrap what is written."""
-    live: set[fx.Node] = set()
-    written = []
-    for node in graph.graph.nodes:
-        if node.op == "placeholder" or any(source in live for source in node.all_input_nodes):
-            live.add(node)
-        if _writes(node.target) and node.args[0] not in live:
-            written.append(node.args[0])
+    live = live_nodes(graph)
+    written = [node.args[0] for node in graph.graph.nodes if _writes(node.target) and node.args[0] not in live]
     for node in written:  # grows: what a written constant was made from
         written += [source for source in node.all_input_nodes if source not in written]
     for constant in written:
