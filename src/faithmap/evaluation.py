@@ -154,7 +154,7 @@ class _Given(Dataset[Example]):
     name: ClassVar[str] = "pictures"
     task: ClassVar[Literal["classification"]] = "classification"
 
-    pictures: Sequence[Picture]
+    pictures: tuple[Any, ...]
 
     def read(self) -> Iterator[Example]:
         """By their base names; of one name, and without any, with their places."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import faithmap as fm
+from faithmap.bench.clean import eer_threshold
 from faithmap.bench.plan import Unit, plan
 from faithmap.bench.records import without_timings
 from faithmap.bench.run import Runner, clean
@@ -35,7 +36,7 @@ def test_clean_scores_are_those_of_a_loop() -> None:
     for explain in ("predicted", "label"):
         found = clean(tiny.spec_of(data, [], [], model, explain=explain), "tiny", "net")
         for one, example in zip(found.samples, data, strict=True):
-            scores = model.module(model.prepare(example.image)).softmax(dim=1)[0]
+            scores = model.module(model.prepare(example.image)).detach().softmax(dim=1)[0]
             k = example.label if explain == "label" else int(scores.argmax())
             assert (one.sample, one.label, one.explained, one.error) == (example.id, example.label, k, None)
             assert one.score == pytest.approx(float(scores[k]), rel=1e-5)
@@ -81,6 +82,11 @@ def test_pairs_have_similarities_and_the_threshold_of_equal_errors() -> None:
     assert found.threshold == pytest.approx(best[1], abs=1e-12)
     assert clean(tiny.spec_of(data, [], [], tiny.embedder(0.25)), "tiny", "net").threshold == 0.25
     assert clean(tiny.spec_of(data.take(1), [], [], model), "tiny", "net").threshold is None
+
+
+def test_of_several_thresholds_of_equal_errors_the_largest_is_taken() -> None:
+    """At .2 half of the impostors match and no genuine pair is lost, at .4 half match and all are: |.5| both times."""
+    assert eer_threshold(torch.tensor([0.2, 0.4, 0.1]), torch.tensor([True, False, False])) == pytest.approx(0.4)
 
 
 # --- values and costs
@@ -197,6 +203,21 @@ def test_a_refusal_in_other_words_for_each_sample_is_no_refusal_of_the_model() -
 
     found = tiny.run(tiny.spec_of(tiny.pictures(6), [tiny.Grey(refuse=refuse)], [tiny.Mean()]))
     assert all(record.error is None for record in found.records), "alone every one of them has a map"
+
+
+def test_one_reason_for_the_first_and_last_sample_is_none_for_those_between() -> None:
+    model, n = tiny.classifier(), 12
+    data = tiny.pictures(n)
+    corners = [float(model.prepare(one.image)[0, 0, 0, 0]) for one in data]
+    reasons = {corners[0]: "dark", corners[5]: "odd", corners[n - 1]: "dark"}
+
+    def refuse(x: torch.Tensor) -> Exception | None:
+        found = [reasons[corner] for corner in x[:, 0, 0, 0].tolist() if corner in reasons]
+        return ValueError(found[0]) if found else None
+
+    rows = tiny.only(tiny.run(tiny.spec_of(data, [tiny.Grey(refuse=refuse)], [tiny.Mean()], model)), part="mean")
+    errors = {data[i].id: rows[data[i].id].error for i in range(4, 8)}
+    assert errors == {data[4].id: None, data[5].id: "odd", data[6].id: None, data[7].id: None}
 
 
 def test_what_a_metric_fails_on_is_found_sample_by_sample() -> None:
@@ -382,9 +403,9 @@ def test_references_are_the_games_own_values_and_computed_once() -> None:
         x = model.prepare(example.image)
         A = net[:5](x)
         k = int(net(x).argmax())
-        expected = net[7].weight[k] * A.mean(dim=(2, 3))[0]
+        expected = (net[7].weight[k] * A.mean(dim=(2, 3))[0]).detach()
         values, errors = references[example.id]
-        torch.testing.assert_close(values, expected.double().detach(), atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(values, expected.double(), atol=1e-6, rtol=1e-4)
         assert not errors.any()
         assert tiny.only(found, method="lift-cam")[example.id].value == pytest.approx(0, abs=1e-5)
         coefficients = methods[2].run(model, x, Logit(k)).coefficients
