@@ -85,7 +85,7 @@ def checked(model: Model, chosen: list[Method], target: Target | None) -> list[M
     return chosen
 
 
-def labels(chosen: Sequence[Registered]) -> list[str]:
+def labels_of(chosen: Sequence[Registered]) -> list[str]:
     """Their names; those of one name are told apart by the parameters in which they differ."""
 
     def label(one: Registered, short: bool) -> str:
@@ -109,7 +109,7 @@ def each(
     refused: dict[str, str] = {}
     done, total = 0, sum(method.steps for method in chosen)
     with reporting(progress, f"{len(chosen)} methods") as report:
-        for label, method in zip(labels(chosen), chosen, strict=True):
+        for label, method in zip(labels_of(chosen), chosen, strict=True):
             before, steps = done, method.steps  # a step costs about the same, whosever it is
 
             def share(ready: int, of: int, before: int = before, steps: int = steps) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from faithmap.batching import tune_allocator
+from faithmap.bench.clean import Cleaned
 from faithmap.bench.document import SpecError
 from faithmap.bench.engines import local
 from faithmap.bench.extra import PACKAGES, extra
@@ -16,7 +17,7 @@ from faithmap.bench.manifest import described
 from faithmap.bench.pages import to_markdown
 from faithmap.bench.plan import Unit, plan
 from faithmap.bench.reading import read_spec
-from faithmap.bench.run import Cleaned, Runner, UnitResult
+from faithmap.bench.run import Runner, UnitResult
 from faithmap.bench.spec import Spec
 from faithmap.bench.store import DiskFullError, Store, opened
 from faithmap.bench.tables import Row, summarize, to_csv

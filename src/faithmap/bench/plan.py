@@ -27,7 +27,7 @@ class Unit:
 
     Examples:
         >>> Unit("photos", "MobileNetV2", "fame iterations=50").id
-        'maps-photos-mobilenetv2-fame-iterations-50-0-b24b0c9a'
+        'maps-photos-mobilenetv2-fame-iterations-50-0-9424a28b'
     """
 
     data: str

@@ -29,7 +29,7 @@ from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.load import Source, asked, check_device, load
 from faithmap.registry import Registered, Registry, of_type, parsed
-from faithmap.running import labels
+from faithmap.running import labels_of
 from faithmap.targets import Similarity
 from faithmap.words import did_you_mean
 
@@ -225,7 +225,7 @@ class _Reader:
         for name in CONTROLS:
             if name not in [method.name for method, *_ in asks]:
                 asks.append((METHODS.create(name), None, None, ("methods",)))
-        unnamed = iter(labels([method for method, label, *_ in asks if label is None]))
+        unnamed = iter(labels_of([method for method, label, *_ in asks if label is None]))
         found = [(Entry(label or next(unnamed), method, limit), place) for method, label, limit, place in asks]
         for i, (entry, place) in enumerate(found):
             if entry.label in [earlier.label for earlier, _ in found[:i]]:
@@ -244,7 +244,7 @@ class _Reader:
                 self.doc.wrong(place, f"{metric.name} stands there twice, with the same parameters")
             elif metric is not None:
                 found.append((metric, place))
-        suffixes = [label.partition(" ")[2] for label in labels([metric for metric, _ in found])]
+        suffixes = [label.partition(" ")[2] for label in labels_of([metric for metric, _ in found])]
         told = [(Told(m, suffix) if suffix else m, place) for (m, place), suffix in zip(found, suffixes, strict=True)]
         shared = [part for part, count in Counter(part for m, _ in told for part in m.parts).items() if count > 1]
         for part in shared:
