@@ -327,12 +327,12 @@ class _Reader:
                 self.doc.wrong(("explain",), f"explain: label needs the classes of all pictures: {label} lacks some")
 
     def _same_classes(self, models: Mapping[str, Model], data: Mapping[str, Dataset[Any]]) -> None:
-        """Labels are indices: those of another list of classes would be explained as if they were the network's."""
+        """Labels are found among a network's classes by name: without one in common nothing can be explained."""
         for name, one in data.items():
             for label, model in models.items():
-                known, counted = getattr(model, "labels", None), one.classes
-                if known is not None and counted is not None and len(known) != len(counted):
-                    told = f"{name} counts {len(counted)} classes, {label} {len(known)}"
+                known = getattr(model, "labels", None)
+                if known is not None and one.classes is not None and not _some(one.labels_for(known)):
+                    told = f"{name} and {label} share none"
                     self.doc.wrong(("explain",), f"explain: label needs networks of the data's classes: {told}")
 
     def _loaded(self, sources: Mapping[str, tuple[Source, Mapping[str, Any]]]) -> dict[str, Model]:
@@ -420,6 +420,10 @@ def _settings(kind: type[Model]) -> list[str]:
     """What a model's class takes beyond its module."""
     names = [name for cls in (kind, Model) for name in inspect.signature(cls.__init__).parameters]
     return [name for name in dict.fromkeys(names) if name not in ("self", "module", "settings", "name")]
+
+
+def _some(found: Sequence[int | None]) -> bool:
+    return any(one is not None for one in found)
 
 
 def _knows(data: Dataset[Any], *, boxes: bool) -> bool:
