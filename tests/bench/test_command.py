@@ -85,7 +85,7 @@ def test_a_benchmark_writes_its_records_and_tables(call: Call, spec: Path, tmp_p
     folder = tmp_path / "run"
     code, printed, told = call("bench", spec, "--out", folder)
     assert code == 1, "cam refuses the deep network"
-    assert "warning: cam on noise, deep: no value of 3 of 3 samples" in told
+    assert "warning: cam on noise, deep: no map of 3 of 3 samples" in told
     assert "tables.md" in printed
     rows = records(folder)
     counts = {(model, method): 0 for model in ("tiny", "deep") for method in ("grad-cam", "lift-cam", "cam", "random")}

@@ -78,6 +78,14 @@ def test_a_difference_that_may_be_none_ties() -> None:
     assert (row.random, row.best) == ("ties", "ties")
 
 
+@pytest.mark.parametrize(("n", "verdict"), [(5, ""), (6, "beats")])
+def test_few_samples_have_no_verdict(n: int, verdict: str) -> None:
+    """Of five differences all have one sign by chance in one of sixteen cases."""
+    row = rows_of(values("fame", 0.5, n=n) + values("random", 0.4))["fame", "area"]
+    assert (row.random, row.best) == (verdict, verdict)
+    assert row.differences["random"].samples == n
+
+
 def test_parts_without_a_direction_have_no_verdict() -> None:
     class Shown(Area):
         parts = {"area": "neither"}  # noqa: RUF012
@@ -182,6 +190,19 @@ def test_the_page_tells_what_is_missing_and_what_is_published() -> None:
     assert r"- cam is not in the table: cam needs a linear head \| &lt;b>" in text
     assert r"- Published of fame, area: 46.09 (A \| B 2026); here 0.545 [" in text
     assert r"- Published of random, seconds: 3.03 (A \| B 2026); here 1.5." in text
+
+
+def test_what_a_metric_cannot_judge_is_one_line_and_no_row() -> None:
+    """Area has values of all methods, rest of one alone, and lacks one sample of that."""
+    broken = [
+        record(m, f"{i}.png", None, part="rest", error=f"{m} has none") for m in ("cam", "rise") for i in range(3)
+    ]
+    few = [*values("fame", 0.5, "rest", n=2), record("fame", "2.png", None, part="rest", error="odd")]
+    whole = [row for method in ("fame", "cam", "rise") for row in values(method, 0.5, n=3)]
+    lines = page([*whole, *broken, *few])
+    assert [row[0] for row in table(lines)[2:]] == ["fame", "cam", "rise"]
+    assert "- area has no value on any sample for cam, rise: cam has none" in lines
+    assert "- area has no value on 1 of 3 samples for fame: odd" in lines
 
 
 def test_a_table_with_many_parts_is_split() -> None:

@@ -111,13 +111,24 @@ def _tables(screen: Screen, spec: Spec, store: Store, units: Sequence[Unit]) -> 
     except DiskFullError as error:
         tell("error", error)
         return exit_code(len(rows), [error])
-    failed = {(row.data, row.model, row.method, row.reason): row for row in rows if row.errors}
-    for (data, model, method, reason), row in failed.items():
-        tell("warning", f"{method} on {data}, {model}: no value of {row.errors} of {row.samples} samples: {reason}")
+    failed = _failed(rows)
+    for row in failed:
+        where = f"{row.method} on {row.data}, {row.model}"
+        tell("warning", f"{where}: no map of {row.errors} of {row.samples} samples: {row.reason}")
     about = {"name": spec.name, "run": str(store.folder), "page": str(page), "sheet": str(sheet)}
     screen.document({**about, "rows": [asdict(row) for row in rows]})
     screen.line(f"tables: {page}\nall figures: {sheet}\nrecords: {store.folder / 'records'}")
-    return exit_code(len(rows), list(failed))
+    return exit_code(len(rows), failed)
+
+
+def _failed(rows: Sequence[Row]) -> list[Row]:
+    """Of methods that have errors in all parts, so on samples that were not explained, the part with the fewest."""
+    fewest: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        key = (row.data, row.model, row.method)
+        if key not in fewest or row.errors < fewest[key].errors:
+            fewest[key] = row
+    return [row for row in fewest.values() if row.errors]
 
 
 def summary(spec: Spec, store: Store, units: Sequence[Unit]) -> list[Row]:

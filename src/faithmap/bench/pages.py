@@ -81,7 +81,7 @@ def _tables(metrics: Sequence[Metric], present: set[str]) -> Iterator[tuple[str,
 
 
 def _table(columns: dict[str, dict[str, Row]], shares: set[str], costs: bool) -> Iterator[str]:
-    some = {method: row for column in columns.values() for method, row in column.items()}
+    some = {m: row for column in columns.values() for m, row in column.items() if row.mean is not None}
     better = {part: next(iter(column.values())).better for part, column in columns.items()}
     leading = next((part for part in columns if better[part] != "neither"), None)
 
@@ -129,13 +129,21 @@ def _notes(rows: Sequence[Row], refused: set[str], shares: set[str]) -> Iterator
     for method, count in asked.items():
         if count < most and method not in refused:
             yield f"{_cell(method)} ran on {count} of {most} samples; its differences to controls are on those."
-    told: set[tuple[str, str]] = set()
+    for method in sorted(refused):
+        reason = next(row.reason for row in rows if row.method == method)
+        yield f"{_cell(method)} is not in the table: {_cell(reason)}"
+    lacking: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row.errors and (row.method, row.reason) not in told:
-            told.add((row.method, row.reason))
-            whole = row.method in refused
-            what = "is not in the table" if whole else f"has no value on {row.errors} of {row.samples} samples"
-            yield f"{_cell(row.method)} {what}: {_cell(row.reason)}"
+        if row.errors and row.method not in refused:
+            # A metric that takes none of a method's maps says so in the method's name: one line for all of them.
+            key = (row.metric, f"none of {row.samples}" if row.errors == row.samples else row.reason)
+            methods = lacking.setdefault(key, [])
+            if row.method not in methods:
+                methods.append(row.method)
+    for (metric, _), methods in lacking.items():
+        some = next(row for row in rows if row.metric == metric and row.method == methods[0] and row.errors)
+        where = "any sample" if some.errors == some.samples else f"{some.errors} of {some.samples} samples"
+        yield f"{_cell(metric)} has no value on {where} for {', '.join(map(_cell, methods))}: {_cell(some.reason)}"
     yield from dict.fromkeys(_published(rows, shares))
 
 

@@ -19,10 +19,13 @@ from faithmap.metrics import Interval, Metric, bootstrap
 from faithmap.metrics.base import Better
 
 Verdict = Literal["beats", "ties", "loses", ""]
-"""Whether the interval of the paired difference lies on the better side of 0, holds it, or lies on the worse side."""
+"""Whether the interval of the paired difference lies on the better side of 0, holds it, or lies on the worse side.
+Nothing where neither side is better, or samples are too few."""
 Subjects = Mapping[str, Mapping[str, tuple[str, str]]]
 """By data set and sample, who is on the probe and on the gallery."""
 
+FEWEST = 6
+"""Samples of a verdict: of 5 all differences have one sign by chance more often than once in 20 times."""
 MEDIANS = ("average-drop-in-deletion",)
 """Metrics whose means single samples decide: the median stands beside."""
 COSTS = ("forward", "backward", "tail_forward", "tail_backward", "seconds", "peak_mib")
@@ -171,6 +174,8 @@ class _Controls:
         return told, best, self._verdict(differences[best]), differences
 
     def _verdict(self, difference: Interval) -> Verdict:
+        if difference.samples < FEWEST:
+            return ""
         if difference.low <= 0 <= difference.high:
             return "ties"
         return "beats" if (difference.low > 0) == (self.better == "higher") else "loses"
