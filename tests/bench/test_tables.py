@@ -52,6 +52,11 @@ def test_differences_are_paired_on_the_samples_that_both_have() -> None:
     assert (row.random, row.best_control, row.best) == ("beats", "edges", "loses")
 
 
+def test_samples_that_only_the_method_has_do_not_count_against_a_control() -> None:
+    row = rows_of(values("fame", 0.5) + values("random", 0.45, n=10))["fame", "area"]
+    assert row.differences["random"] == pytest.approx((0.05, 0.05, 0.05, 10))
+
+
 @pytest.mark.parametrize(
     ("part", "fame", "random", "edges", "verdicts"),
     [
