@@ -16,6 +16,7 @@ from torch import nn
 
 import faithmap as fm
 from faithmap.bench import reading
+from faithmap.bench.document import VARIABLE
 from faithmap.bench.reading import spec_of
 from faithmap.bench.spec import CONTROLS, Spec
 from faithmap.datasets import Dataset, Example, Pair, Truth
@@ -32,10 +33,6 @@ SPECS = sorted((ROOT / "benchmarks" / "specs").glob("*.yaml"))
 PAGE = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "benchmark.md").read_text(), flags=re.S)
 TEXTS = {path.stem: path.read_text() for path in SPECS} | {f"page-{i}": text for i, text in enumerate(PAGE)}
 
-# Data sets need files that nobody has here. What stands in for them takes the same parameters.
-PAIRS = {"arface": ("folder", "condition"), "scface": ("folder", "condition"), "cfp": ("folder", "split")}
-PICTURES = {"imagenet": ("folder", "boxes"), "voc": ("folder", "split"), "coco": ("folder", "annotations")}
-PICTURES |= {"folder": ("folder",)}
 # Metrics that are not registered yet: without them names are held to what is there.
 WAITING: dict[str, dict[str, Any]] = {
     name: {"parts": {name: "higher"}} for name in ("deletion", "insertion", "removal", "logit-drop", "road")
@@ -55,18 +52,11 @@ def pairs(self: Dataset[Pair]) -> Iterator[Pair]:
 @pytest.fixture(autouse=True)
 def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Data sets without files, small networks; the names that the file uses are those of the registries."""
-    for name, planned in {**PAIRS, **PICTURES}.items():
-        verifies = name in PAIRS
-        real = DATASETS._classes.get(name)
-        columns = [(f.name, Any, None if f.default is MISSING else f.default) for f in fields(real)] if real else []
-        about = {"read": pairs if verifies else pictures, "task": "verification" if verifies else "classification"}
-        made = make_dataclass(
-            "StandIn",
-            [(n, Any, field(default=d)) for n, _, d in columns or [(n, Any, None) for n in planned]],
-            bases=(Dataset,),
-            namespace={**about, "name": name},
-            frozen=True,
-        )
+    for name in set(DATASETS.available()) - {"photos"}:
+        real = DATASETS.get(name)
+        columns = [(f.name, Any, field(default=None if f.default is MISSING else f.default)) for f in fields(real)]
+        about = {"read": pairs if real.task == "verification" else pictures, "task": real.task, "name": name}
+        made = make_dataclass("StandIn", columns, bases=(Dataset,), namespace=about, frozen=True)
         monkeypatch.setitem(DATASETS._classes, name, made)
     for name, about in WAITING.items():
         if name not in METRICS.available():
@@ -80,13 +70,9 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             )
             monkeypatch.setitem(METRICS._classes, name, made_metric)
     monkeypatch.setattr(reading, "load", stand_in)
-    for name in ("IMAGENET", "ARFACE", "SCFACE", "CFP", "VOC", "COCO", "PHOTOS"):
+    monkeypatch.setattr(reading, "existing", lambda path, hint: Path(path))
+    for name in {name for text in TEXTS.values() for name in VARIABLE.findall(text)} - {"DEVICE", "LIMIT", "PER_CLASS"}:
         monkeypatch.setenv(name, str(tmp_path))
-    for name in ("IR18", "IR50", "IR101", "BOXES"):
-        monkeypatch.setenv(name, str(tmp_path / "file"))
-    (tmp_path / "file").touch()
-    (tmp_path / "squeezenet1_0.pth").touch()
-    monkeypatch.setenv("WEIGHTS", str(tmp_path))
 
 
 def stand_in(name: str, *, weights: str | None = None, device: str = "cpu", **settings: Any) -> fm.models.Model:
