@@ -9,7 +9,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -369,22 +368,45 @@ def locations(
     return _draw_places(screen, net, images[0], out, iterations, ask)
 
 
+@app.command()
+def bench(
+    spec: Annotated[Path, Argument(metavar="SPEC", help="A YAML file: see docs/benchmark.md.", show_default=False)],
+    out: Annotated[Path, Option("--out", "-o", metavar="RUN", help="The run's folder.", show_default=False)],
+    resume: Annotated[bool, Option("--resume", help="Go on with the run that is there.")] = False,
+    setting: Annotated[
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="What ${NAME} is in the file; may be repeated.")
+    ] = None,
+    tables_only: Annotated[
+        bool, Option("--tables-only", help="Run nothing, write the tables of what is there.")
+    ] = False,
+    as_json: AsJSON = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Measure many methods on many samples, with intervals and controls, in a run that goes on after any stop.
+
+    Writes one row for each sample, method and part of a metric as parquet
+    files, and tables in Markdown and CSV.
+    """
+    screen = screen_for(as_json, quiet, verbose)
+    from faithmap.bench import command
+
+    return command.bench(screen, spec, out, setting or (), resume=resume, tables_only=tables_only)
+
+
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Argument(metavar="methods|models|layers")],
+    what: Annotated[str, Argument(metavar="methods|metrics|models|datasets|layers")],
     model: ModelName = MODEL,
     as_json: AsJSON = False,
     verbose: Verbose = 0,
 ) -> int:
-    """List the methods with their parameters, the models, or the layers of a model."""
+    """List the methods, metrics or data sets with their parameters, the models, or the layers of a model."""
     screen = screen_for(as_json, False, verbose)
     with asking():
-        from faithmap.words import did_you_mean
+        from faithmap.listing import listed
 
-        known = {"methods": _list_methods, "models": _list_models, "layers": _list_layers}
-        if what not in known:
-            raise ValueError(f"there are no {what!r} to list: {did_you_mean(what, known)}")
-        known[what](screen, model)
+        listed(screen, what, model)
     return DONE
 
 
@@ -517,43 +539,3 @@ def _measure_layers(
     screen.table(("layer", "places", "share", "95 % interval", "by chance", "at most"), table)
     screen.line(f"chart: {path}")
     return exit_code(len(readable), failed)
-
-
-def _list_methods(screen: Screen, _: str) -> None:
-    """By families, which are files of `methods`; where a file's first words are its family's name."""
-    from faithmap import methods
-
-    families: dict[str, list[str]] = {}
-    for name in methods.available():
-        families.setdefault(methods.get(name).__module__, []).append(name)
-    listed = []
-    for module, names in sorted(families.items()):
-        title, colon, _words = (sys.modules[module].__doc__ or "").partition(":")
-        family = title if colon and len(title) < 60 else module.rpartition(".")[2]
-        screen.line(f"{family[:1].upper()}{family[1:]}", style="bold")
-        rows = []
-        for name in names:
-            about = " ".join((methods.get(name).__doc__ or "").split("\n\n")[0].replace("``", "").split())
-            parameters = methods.create(name).parameters
-            listed.append({"name": name, "family": family, "about": about, "parameters": parameters})
-            shown = (f"{value:.4g}" if isinstance(value, float) else f"{value}" for value in parameters.values())
-            rows.append((name, "  ".join(map("=".join, zip(parameters, shown, strict=True))), about))
-        screen.definitions(rows, width=max(map(len, methods.available())))
-    screen.document(listed)
-
-
-def _list_models(screen: Screen, _: str) -> None:
-    from faithmap.models.load import SOURCES
-
-    screen.document([{"name": source.pattern, "about": source.about} for source in SOURCES])
-    screen.table(("model", "what it is"), [(source.pattern, source.about) for source in SOURCES])
-    screen.line("\nFILE is the path of a checkpoint; nothing in it is executed.")
-
-
-def _list_layers(screen: Screen, model: str) -> None:
-    net = load_model(model, "cpu")
-    layers = net.suggest_layers()
-    screen.document([asdict(layer) for layer in layers])
-    screen.line(f"Layers of {net.name} that can be explained, best first; the first is its target layer", style="bold")
-    rows = [(layer.name, layer.kind, "{} x {} x {}".format(*layer.shape), layer.why) for layer in layers]
-    screen.table(("layer", "kind", "channels x rows x columns", "why"), rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -26,7 +27,7 @@ class Registered:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
-            value = _of_type(getattr(self, f.name), hints[f.name], f"{getattr(self, 'name', type(self))}'s {f.name}")
+            value = of_type(getattr(self, f.name), hints[f.name], f"{getattr(self, 'name', type(self))}'s {f.name}")
             object.__setattr__(self, f.name, value)
 
     @property
@@ -115,7 +116,42 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def _of_type(value: Any, hint: Any, name: str) -> Any:
+def family(kind: type[Any]) -> str:
+    """What a class belongs to: the first words of its file, up to a colon, else the file's name.
+
+    Examples:
+        >>> family(Registry)
+        'Things by their names'
+    """
+    title, colon, _words = (sys.modules[kind.__module__].__doc__ or "").partition(":")
+    found = title if colon and len(title) < 60 else kind.__module__.rpartition(".")[2]
+    return f"{found[:1].upper()}{found[1:]}"
+
+
+def parsed(text: str, hint: Any) -> Any:
+    """A text as a value of its hint: "none", "true", numbers, "1/255"; a text that is none of them stays one.
+
+    Examples:
+        >>> parsed("1/4", float), parsed("none", int | None), parsed("blur", str)
+        (0.25, None, 'blur')
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    words = {"none": (NoneType, None), "true": (bool, True), "false": (bool, False)}
+    kind, value = words.get(text.lower(), (None, None))
+    if kind in kinds:
+        return value
+    try:
+        if int in kinds:
+            return int(text)
+        if float in kinds:
+            top, _, bottom = text.partition("/")  # 1/255 reads better than 0.0039
+            return float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        return text
+    return text
+
+
+def of_type(value: Any, hint: Any, name: str) -> Any:
     """The value if its hint allows it, numbers as Python's own; hints beyond `_KINDS` and Literal allow all."""
     words = []
     for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):

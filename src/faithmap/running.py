@@ -23,6 +23,7 @@ from faithmap.methods import Method, Result
 from faithmap.models.base import Inputs, Model, Pictures, Precision, require_model
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
+from faithmap.registry import Registered
 from faithmap.sampling import sample_ids
 from faithmap.targets import Dissimilarity, Each, Similarity, Target
 from faithmap.words import raised_in
@@ -84,20 +85,20 @@ def checked(model: Model, chosen: list[Method], target: Target | None) -> list[M
     return chosen
 
 
-def _labels(chosen: Sequence[Method]) -> list[str]:
+def labels_of(chosen: Sequence[Registered]) -> list[str]:
     """Their names; those of one name are told apart by the parameters in which they differ."""
 
-    def label(method: Method, short: bool) -> str:
-        twins = [other.parameters for other in chosen if other.name == method.name]
+    def label(one: Registered, short: bool) -> str:
+        twins = [other.parameters for other in chosen if other.name == one.name]
         differing = (
             f"{key}={value:.4g}" if short and isinstance(value, float) else f"{key}={value}"
-            for key, value in method.parameters.items()
+            for key, value in one.parameters.items()
             if any(twin[key] != value for twin in twins)
         )
-        return " ".join((method.name, *differing))
+        return " ".join((one.name, *differing))
 
-    labels = [label(method, short=True) for method in chosen]
-    return labels if len(set(labels)) == len(labels) else [label(method, short=False) for method in chosen]
+    found = [label(one, short=True) for one in chosen]
+    return found if len(set(found)) == len(found) else [label(one, short=False) for one in chosen]
 
 
 def each(
@@ -108,7 +109,7 @@ def each(
     refused: dict[str, str] = {}
     done, total = 0, sum(method.steps for method in chosen)
     with reporting(progress, f"{len(chosen)} methods") as report:
-        for label, method in zip(_labels(chosen), chosen, strict=True):
+        for label, method in zip(labels_of(chosen), chosen, strict=True):
             before, steps = done, method.steps  # a step costs about the same, whosever it is
 
             def share(ready: int, of: int, before: int = before, steps: int = steps) -> None:

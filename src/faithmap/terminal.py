@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -177,6 +176,7 @@ def asking() -> Iterator[None]:
 def chosen_methods(names: str, settings: Sequence[str] | None) -> list[Method]:
     """The methods by their names, each once, or "all", with the values of ``--set``."""
     from faithmap import methods
+    from faithmap.registry import parsed
     from faithmap.words import did_you_mean
 
     wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
@@ -193,26 +193,8 @@ def chosen_methods(names: str, settings: Sequence[str] | None) -> list[Method]:
         if name not in wanted:
             methods.get(name)
             raise ValueError(f"--set {setting}: {name} is not among the methods asked for, {', '.join(wanted)}")
-        parameters[name][parameter] = _parsed(text.strip(), hints[name].get(parameter, str))
+        parameters[name][parameter] = parsed(text.strip(), hints[name].get(parameter, str))
     return [methods.create(name, **given) for name, given in parameters.items()]
-
-
-def _parsed(text: str, hint: Any) -> Any:
-    """A value of the field's type; a text that is none stays one, for the method to refuse."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    words = {"none": (NoneType, None), "true": (bool, True), "false": (bool, False)}
-    kind, value = words.get(text.lower(), (None, None))
-    if kind in kinds:
-        return value
-    try:
-        if int in kinds:
-            return int(text)
-        if float in kinds:
-            top, _, bottom = text.partition("/")  # 1/255 reads better than 0.0039
-            return float(top) / float(bottom or 1)
-    except (ValueError, ZeroDivisionError):
-        return text
-    return text
 
 
 def load_model(name: str, device: str, precision: str = "float32") -> Model:

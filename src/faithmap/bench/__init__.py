@@ -1,1 +1,1 @@
-"""Benchmarks: models x data x methods x metrics, in units that are written whole, so that a run resumes where it stopped."""
+"""Benchmarks: models x data x methods x metrics, in units that are written whole: a run goes on where it stopped."""

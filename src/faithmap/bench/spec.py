@@ -41,7 +41,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Spec:
-    """A benchmark: every method explains every example of every data set for every model, and every metric judges it."""
+    """A benchmark: every method explains every example of every data set for every model; every metric judges it."""
 
     name: str
     models: Mapping[str, Model]
@@ -51,7 +51,7 @@ class Spec:
     """With the controls."""
     metrics: Sequence[Metric]
     explain: Literal["predicted", "label"] = "predicted"
-    """Which class maps explain and scores follow, one for all methods: what the model says, or what the data set says."""
+    """Which class maps explain and scores follow, one for all methods: what the model says, or the data set."""
     batch: int = 8
     """Samples per batch: fixed, and padded to full size, so that records do not depend on shards and resumptions."""
     shards: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -58,33 +59,41 @@ def bootstrap(
     known = ~values.isnan()
     if not bool(known.any()):
         raise ValueError("no sample has a value to average")
-    generator = torch.Generator().manual_seed(seed)
+    values = values[known]
     if subjects is None:
-        values, n = values[known], int(known.sum())
-        picks = torch.randint(n, (draws, n), generator=generator)
-        means = values[picks].mean(dim=1)
+        counts = _counts(len(values), draws, seed)
     else:
-        named = [pair for pair, k in zip(subjects, known.tolist(), strict=True) if k]
-        values = values[known]
-        means = _means_over_people(values, named, draws, generator)
-        means = means[means.isfinite()]  # few people: some draws leave no pair
+        named = tuple(pair for pair, k in zip(subjects, known.tolist(), strict=True) if k)
+        counts = _pair_counts(named, draws, seed)
+    means = torch.cat([_means(some.double(), values) for some in torch.split(counts, 128)])
+    means = means[~means.isnan()]  # few people: some draws leave no pair
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails).tolist() if len(means) else (float("-inf"), float("inf"))
     return Interval(float(values.mean()), low, high, len(values))
 
 
-def _means_over_people(
-    values: Tensor, subjects: Sequence[tuple[str, str]], draws: int, generator: torch.Generator
-) -> Tensor:
-    """The mean in each draw of as many people as there are, ``(draws,)``; NaN where it leaves no pair."""
+def _means(counts: Tensor, values: Tensor) -> Tensor:
+    """The means ``(m,)`` of values ``(n,)`` that count so often, ``(m, n)``; what does not count may be infinite."""
+    finite = bool(values.isfinite().all())
+    sums = counts @ values if finite else torch.where(counts > 0, counts * values, 0).sum(dim=1)
+    return sums / counts.sum(dim=1)
+
+
+# Tables ask for hundreds of intervals over the same samples: the draws, which take most of the time, are kept.
+
+
+@lru_cache(maxsize=2)
+def _counts(n: int, draws: int, seed: int) -> Tensor:
+    """How often each of n is drawn in each draw of n, ``(draws, n)`` int16."""
+    picks = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(draws, n, dtype=torch.int16).scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.int16))
+
+
+@lru_cache(maxsize=2)
+def _pair_counts(subjects: tuple[tuple[str, str], ...], draws: int, seed: int) -> Tensor:
+    """How often each pair counts in each draw of as many people as there are, ``(draws, n)`` int16."""
     ids = [(name or f"\0{row}", other or f"\0{row}") for row, (name, other) in enumerate(subjects)]
     people = {person: row for row, person in enumerate(sorted({person for pair in ids for person in pair}))}
     a, b = (torch.tensor([people[pair[side]] for pair in ids]) for side in (0, 1))
-    picks = torch.randint(len(people), (draws, len(people)), generator=generator)
-    means = []
-    for some in torch.split(picks, max(1, 2**22 // len(ids))):  # so that the weights of many pairs fit memory
-        counts = torch.zeros(some.shape, dtype=torch.float64)
-        counts.scatter_add_(1, some, torch.ones_like(some, dtype=torch.float64))
-        weights = torch.where(a == b, counts[:, a], counts[:, a] * counts[:, b])  # how often each pair counts
-        means.append(weights @ values / weights.sum(dim=1))
-    return torch.cat(means)
+    counts = _counts(len(people), draws, seed)
+    return torch.where(a == b, counts[:, a], counts[:, a] * counts[:, b])

@@ -56,6 +56,32 @@ def load(
         '_relu_head'
     """
     place = check_device(device)
+    source, arguments = asked(name, weights)
+    model = source.make(**arguments, **settings)
+    model.module.to(place)
+    model.name = str(name).partition("@")[0]
+    return model
+
+
+def available() -> list[str]:
+    """How the models that `load` knows are written.
+
+    Examples:
+        >>> available()[0]
+        'efficientnet-lite0'
+    """
+    return [source.pattern for source in SOURCES]
+
+
+def asked(name: str, weights: str | None = None) -> tuple[Source, dict[str, Any]]:
+    """What a name stands for, without loading it; arguments as for `load`.
+
+    Returns:
+        Its source, and what its maker takes of the name.
+
+    Raises:
+        ValueError: the name is unknown, or not written as its source is.
+    """
     head, _, file = str(name).partition("@")
     kind, _, variant = head.partition(":")
     source = next((s for s in SOURCES if s.pattern.partition("@")[0].partition(":")[0] == kind), None)
@@ -76,20 +102,7 @@ def load(
         arguments["file"] = file
     if variant:
         arguments["variant"] = variant
-    model = source.make(**arguments, **settings)
-    model.module.to(place)
-    model.name = head
-    return model
-
-
-def available() -> list[str]:
-    """How the models that `load` knows are written.
-
-    Examples:
-        >>> available()[0]
-        'efficientnet-lite0'
-    """
-    return [source.pattern for source in SOURCES]
+    return source, arguments
 
 
 def check_device(device: str | int | torch.device | None) -> torch.device:
