@@ -452,6 +452,15 @@ def test_progress_only_counts_what_this_run_does_and_ends_at_all() -> None:
     assert again[-1] == (11 * (4 + 30), 11 * (4 + 30))
 
 
+def test_progress_counts_the_steps_within_a_batch_and_never_goes_back() -> None:
+    calls: list[int] = []
+    spec = tiny.spec_of(tiny.pictures(4), [fm.methods.FAME(iterations=9)], [tiny.Mean()])
+    tiny.run(spec, progress=lambda done, _: calls.append(done))
+    assert calls == sorted(calls)
+    for expected in (4 + 4 * t for t in range(1, 10)):  # after the clean scores of 4 samples 4 for each step, rounded
+        assert {expected, expected - 1} & set(calls)
+
+
 # --- on a real network
 
 
