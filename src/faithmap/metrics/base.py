@@ -6,16 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from faithmap.batching import chunked, default_batch
 from faithmap.models.base import Model
+from faithmap.pixels import filling
 from faithmap.registry import Registered
-from faithmap.targets import Logit, Probability, Target
+from faithmap.targets import Logit, Probability, Target, singles
 
+T = TypeVar("T")
 Better = Literal["higher", "lower", "neither"]
 Score = Literal["probability", "logit"]
 Need = Literal["boxes", "truth", "coefficients", "shapley", "explain"]
@@ -92,18 +94,19 @@ class Case:
 
         def score(i: Tensor) -> Tensor:
             changed, rows = make(i)
-            self.forwards += len(rows)
-            return asked.select(rows)(self.model.network(changed)).double()
+            found = asked.select(rows)(self.model.network(changed)).double()
+            self.forwards += len(rows)  # afterwards: a chunk that does not fit memory is asked for again
+            return found
 
         with torch.inference_mode(False), torch.no_grad():
             return torch.cat(list(chunked(score, count, self.batch_size or default_batch(self.x))))
 
     def score(self, kind: Score) -> Target:
         """The number that metrics follow: the explained class's probability or logit; of pairs the similarity."""
-        classes = getattr(self.target, "k", None)
-        if not isinstance(classes, Tensor):
+        classes = [k for one in singles(self.target, len(self)) if isinstance(k := getattr(one, "k", None), Tensor)]
+        if len(classes) < len(self):
             return self.target
-        return Probability(classes) if kind == "probability" else Logit(classes)
+        return Probability(torch.cat(classes)) if kind == "probability" else Logit(torch.cat(classes))
 
     @cached_property
     def clean(self) -> Tensor:
@@ -118,24 +121,28 @@ class Case:
     @cached_property
     def kept(self) -> Tensor:
         """O: the score of x * M, what the map shows, ``(B,)``."""
-        return self.scores(len(self), lambda i: (self._masked(i, self.shown), i))
+        return self.scores(len(self), lambda i: (self.masked(i, self.shown), i))
 
     @cached_property
     def removed(self) -> Tensor:
         """D: the score of x * (1 - M), what the map leaves, ``(B,)``."""
-        return self.scores(len(self), lambda i: (self._masked(i, 1 - self.shown), i))
+        return self.scores(len(self), lambda i: (self.masked(i, 1 - self.shown), i))
 
-    def _masked(self, i: Tensor, mask: Tensor) -> Tensor:
-        """Pixels, in [0, 1], times the mask: what is masked is black, whatever the network's normalisation."""
+    def masked(self, i: Tensor, mask: Tensor) -> Tensor:
+        """Some inputs ``(m, C, H, W)`` with their pixels, in [0, 1], times a mask ``(B, H, W)``: black where it is 0.
+
+        Exactly the inputs where it is 1: a map that shows everything must not raise a score by rounding.
+        """
         here = i.to(self.x.device)
-        mean, std = self.model.scale(self.x)
-        return ((self.x[here] * std + mean) * mask[here][:, None].to(self.x) - mean) / std
+        x, m = self.x[here], mask[here][:, None].to(self.x)
+        return x * m + filling(x, "black", *self.model.scale(x)) * (1 - m)
 
 
 def unit_scaled(maps: Tensor) -> Tensor:
     """Maps as metrics take them, in [0, 1]: negative values cut off, then each scaled from its minimum to its maximum.
 
-    A constant map says that all pixels matter alike: it becomes 1 where it is above 0, else 0. NaN stays NaN.
+    A constant map says that all pixels matter alike: it becomes 1 where it is above 0, else 0. A map that holds NaN or
+    infinities says nothing: it becomes NaN.
 
     Args:
         maps: ``(B, H, W)``, raw.
@@ -145,11 +152,11 @@ def unit_scaled(maps: Tensor) -> Tensor:
         tensor([[0.0000, 0.5000, 1.0000, 0.0000],
                 [1.0000, 1.0000, 1.0000, 1.0000]])
     """
+    finite = maps.isfinite().flatten(1).all(dim=1)[:, None, None]
     maps = maps.clamp_min(0)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (
-        torch.where(high > low, (maps - low) / torch.where(high > low, high - low, 1), (maps > 0).to(maps)) + 0 * maps
-    )
+    spread = torch.where(high > low, high - low, 1)
+    return torch.where(finite, torch.where(high > low, (maps - low) / spread, (maps > 0).to(maps)), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,12 @@ class Metric(Registered, ABC):
 
     def check(self, model: Model) -> None:
         """Raise, before any work, if this model's maps cannot be judged by it."""
+
+    def _given(self, value: T | None, need: Need) -> T:
+        """What it needs of a case, or an error that says that the case lacks it."""
+        if value is None:
+            raise ValueError(f"{self.name} needs {need}: this case has none")
+        return value
 
     def _one(self, values: Tensor, curve: Tensor | None = None) -> Measured:
         """The only value of a metric, under its own name."""
