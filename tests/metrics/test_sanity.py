@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.common import imagenet_squashed
 from torch import Tensor, nn
 
 import faithmap as fm
@@ -133,7 +134,7 @@ def test_controls_do_not_pass(control: str) -> None:
     assert found["class-randomisation"] == pytest.approx([1] * 4)
 
 
-def test_a_cam_with_random_weights_passes_neither_by_class() -> None:
+def test_a_cam_with_random_weights_does_not_ask_for_the_class() -> None:
     model, x = small()
     assert of(explained("random-cam", model, x, Logit(1)), "sanity")["class-randomisation"] == pytest.approx([1] * 4)
 
@@ -257,6 +258,28 @@ def test_more_noise_changes_more_and_faces_are_disturbed_too() -> None:
     case = explained("grad-cam", face, torch.randn(2, 3, 32, 32), Similarity(torch.randn(2, 6)))
     little, much = (of(case, "stability", noise=noise)["stability-mean"] for noise in (0.001, 0.1))
     assert all(0 < a < b for a, b in zip(little, much, strict=True))
+
+
+@pytest.mark.parametrize("name", ["sanity", "stability", "adcc"])
+def test_the_callers_mode_does_not_matter(name: str) -> None:
+    model, x = small()
+    with torch.inference_mode():
+        found = of(explained("grad-cam", model, x, Logit(1)), name)
+    assert found == of(explained("grad-cam", model, x, Logit(1)), name)
+
+
+@pytest.mark.real
+def test_gates_open_for_cams_of_a_real_network_and_not_for_controls(data: Path) -> None:
+    """MobileNetV2 and 6 photos: means over them, for the class that is there."""
+    model = fm.load(f"mobilenet_v2@{data}/weights/mobilenet_v2.pth", resize="squash")
+    paths, classes, _ = imagenet_squashed(data, 224)
+    x, k = model.prepare(paths[::110]), Logit(classes[::110])
+    for name in ("lift-cam", "grad-cam"):
+        found = create("sanity").measure(explained(name, model, x, k)).values
+        assert max(float(values.mean()) for values in found.values()) < 0.5
+    for name in ("centre-gaussian", "edges"):
+        found = create("sanity").measure(explained(name, model, x, k)).values
+        assert min(float(values.min()) for values in found.values()) > 0.999
 
 
 @pytest.mark.parametrize("wrong", [{"noise": 0.0}, {"draws": 0}])

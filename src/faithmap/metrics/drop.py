@@ -68,7 +68,7 @@ def average_drop_in_deletion(clean: Tensor, removed: Tensor) -> Tensor:
     Returns:
         ``(B,)``, at most 1; NaN where Y is not above 0.
 
-    Source: Jung and Oh 2021, arXiv 2102.05228, section 5.
+    Source: Jung and Oh 2021, arXiv 2102.05228.
 
     Examples:
         >>> average_drop_in_deletion(torch.tensor([0.8, 0.1]), torch.tensor([0.2, 0.6]))
@@ -89,7 +89,7 @@ def coherency(maps: Tensor, again: Tensor) -> Tensor:
     Returns:
         ``(B,)`` in [0, 1], float64; NaN where one of the two is constant or not finite.
 
-    Source: Poppi et al. 2021, arXiv 2104.10252, section 3.
+    Source: Poppi et al. 2021, arXiv 2104.10252.
 
     Examples:
         >>> maps = torch.tensor([[[0.0, 0.5, 1.0]]])
@@ -114,7 +114,7 @@ def complexity(maps: Tensor) -> Tensor:
     Returns:
         ``(B,)`` in [0, 1], float64.
 
-    Source: Poppi et al. 2021, arXiv 2104.10252, section 3.
+    Source: Poppi et al. 2021, arXiv 2104.10252.
 
     Examples:
         >>> complexity(torch.tensor([[[0.0, 0.5, 1.0]]]))
@@ -135,7 +135,7 @@ def adcc(coherent: Tensor, covered: Tensor, lost: Tensor) -> Tensor:
         ``(B,)`` in [0, 1]; 0 where a term is 0, whatever the others are or if they are: a constant map, which has no
         coherency, gets 0. Elsewhere NaN where a term is NaN.
 
-    Source: Poppi et al. 2021, arXiv 2104.10252, section 3.
+    Source: Poppi et al. 2021, arXiv 2104.10252.
 
     Examples:
         >>> adcc(torch.tensor([1.0, torch.nan]), torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.0]))
@@ -194,7 +194,7 @@ class AverageDropInDeletion(Metric):
 
     Small probabilities make it explode: read the median.
 
-    Source: Jung and Oh 2021, arXiv 2102.05228, section 5.
+    Source: Jung and Oh 2021, arXiv 2102.05228.
 
     Examples:
         >>> AverageDropInDeletion().parts
@@ -217,7 +217,7 @@ class ADCC(Metric):
     Coherency compares the maps as they are shown, scaled to [0, 1]. The average drop among the terms, "adcc-drop", is
     that of `average-drop`.
 
-    Source: Poppi et al. 2021, arXiv 2104.10252, section 3.
+    Source: Poppi et al. 2021, arXiv 2104.10252.
 
     Examples:
         >>> ADCC().parts

@@ -42,8 +42,8 @@ def scrambled(model: Model, seed: int = 0) -> Model:
     Returns:
         A model of its own, kept for as long as the weights that it was made of stay what they are.
 
-    Source: the test is that of Adebayo et al. 2018, Sanity Checks for Saliency Maps, arXiv 1810.03292, section 3; they
-        initialise anew.
+    Source: the test is that of Adebayo et al. 2018, Sanity Checks for Saliency Maps, arXiv 1810.03292; they initialise
+        anew.
 
     Examples:
         >>> model, x = fm.load(), torch.rand(1, 3, 224, 224)
@@ -52,7 +52,7 @@ def scrambled(model: Model, seed: int = 0) -> Model:
         False
     """
     frozen, key = twin(model.module), ("scrambled", seed)
-    with frozen.lock:
+    with frozen.lock, torch.inference_mode(False), torch.no_grad():
         digest = model.weights_digest
         if frozen.derived.get(key, (None, None))[0] != digest:
             module = freeze(model.module)
@@ -107,11 +107,11 @@ class Sanity(Metric):
     """How alike the map is to one without the network's weights (mprt), and to one of a random other class.
 
     Spearman's rank correlation of the raw maps, in [-1, 1]. Near 1 the method has failed: its map does not depend on
-    what it claims to explain, as those of edge detectors and of all controls do not. Near 0 it has passed, and nothing
+    what it claims to explain, as that of an edge detector does not. Near 0 it has passed, and nothing
     more is said: of two that pass, the lower one is not the better, which is why neither end is called better. Classes
     that look alike, and layers that are active in few places, keep correlations of good maps above 0.
 
-    Source: Adebayo et al. 2018, arXiv 1810.03292, section 3 (weights; here shuffled, see `scrambled`). The class takes
+    Source: Adebayo et al. 2018, arXiv 1810.03292 (weights; here shuffled, see `scrambled`). The class takes
         the place of their random labels, which would need another training.
 
     Examples:
@@ -156,8 +156,7 @@ class Stability(Metric):
     Raises:
         ValueError: noise is not above 0, or draws below 1.
 
-    Source: the maximum is a relative form of Yeh et al. 2019's max-sensitivity, arXiv 1901.09392, definition 2.1, with
-        Gaussian noise.
+    Source: the maximum is a relative form of Yeh et al. 2019's max-sensitivity, arXiv 1901.09392, with Gaussian noise.
 
     Examples:
         >>> Stability(draws=8).parameters
