@@ -1,4 +1,4 @@
-"""What is done to pictures and maps as tensors: grey, blur, edges, superpixels."""
+"""What is done to pictures and maps as tensors: grey, blur, edges, patches, superpixels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 Filling: TypeAlias = Literal["black", "mean", "blur"]
 """What stands in for a picture: black, the network's mean colour, or the picture blurred."""
+
+Granularity: TypeAlias = Literal["pixels", "patches", "superpixels"]
+"""What moves as one: pixels by themselves, squares, or compact pieces of one colour."""
 
 GREY = (0.2989, 0.587, 0.114)
 """What red, green and blue weigh in grey."""
@@ -111,6 +114,20 @@ def superpixels(pixels: Tensor, segments: int = 50, compactness: float = 0.3, it
                 best = torch.minimum(distance, best)
         centres = segment_means(points, labels, rows * cols, empty=centres)
     return labels
+
+
+def patches(H: int, W: int, side: int) -> Tensor:
+    """Squares of ``side`` pixels from the upper left corner, cut off at the other borders: whose pixel is whose.
+
+    Returns:
+        ``(H, W)``, counted row by row from 0.
+
+    Examples:
+        >>> patches(2, 5, 2)
+        tensor([[0, 0, 1, 1, 2],
+                [0, 0, 1, 1, 2]])
+    """
+    return (torch.arange(H) // side)[:, None] * -(-W // side) + torch.arange(W) // side
 
 
 def seed_grid(segments: int, H: int, W: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from faithmap.metrics.localisation import energy_pointing, iou, pointing_game
 from faithmap.metrics.locality import cam_locality
 from faithmap.metrics.registry import available, create, get, register
 from faithmap.metrics.removal import area, removal_curve
+from faithmap.metrics.road import road_imputed
 from faithmap.metrics.sanity import relative_change, scrambled
 from faithmap.metrics.shapley import shap_cosine, shap_error
 
@@ -42,6 +43,7 @@ __all__ = [
     "register",
     "relative_change",
     "removal_curve",
+    "road_imputed",
     "scrambled",
     "shap_cosine",
     "shap_error",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal, Protocol, TypeVar
@@ -76,6 +76,7 @@ class Case:
     batch_size: int | None = None
     forwards: int = 0
     """Network evaluations so far, summed over samples; without those of `explain`, which counts its own."""
+    _known: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -100,6 +101,17 @@ class Case:
 
         with torch.inference_mode(False), torch.no_grad():
             return torch.cat(list(chunked(score, count, self.batch_size or default_batch(self.x))))
+
+    def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """What several metrics ask for, computed for the first of them.
+
+        Args:
+            key: all that it depends on beyond the case.
+            compute: finds it.
+        """
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
     def score(self, kind: Score) -> Target:
         """The number that metrics follow: the explained class's probability or logit; of pairs the similarity."""

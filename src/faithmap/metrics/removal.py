@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from faithmap.batching import Progress, chunked, default_batch
+from faithmap.batching import Progress
+from faithmap.metrics.base import Better, Case, Measured, Metric, Score
+from faithmap.metrics.registry import register
 from faithmap.models.base import Model, require_model
-from faithmap.pixels import Filling, filling
+from faithmap.pixels import Filling, Granularity, filling, patches, segment_means, superpixels
 from faithmap.sampling import generators, sample_ids
+from faithmap.targets import Target
+from faithmap.words import did_you_mean
+
+State: TypeAlias = tuple[bool, int]
+"""What is gone from a picture: (False, t) the first t shares of its pixels, (True, t) all but these."""
 
 
 def removal_curve(
@@ -21,6 +31,8 @@ def removal_curve(
     *,
     insert: bool = False,
     fill: Filling = "blur",
+    granularity: Granularity = "pixels",
+    side: float = 1 / 28,
     steps: int = 20,
     seed: int = 0,
     batch_size: int | None = None,
@@ -29,8 +41,12 @@ def removal_curve(
     """The score as pixels leave the picture, or enter it, the largest of the map first.
 
     At step t the share t / steps of the pixels has been replaced by the fill (deletion), or brought back into a picture
-    that is all fill (insertion). Black and mean fills show the network pictures that it has never seen, and scattered
-    black pixels destroy any picture: a random order then looks best. Blur is the fill that tells maps apart.
+    that is all fill (insertion). Patches and superpixels move as a whole, ordered by the mean of the map in them, at
+    the first step whose share holds more than half of the piece: so what has moved is as near to the share as pieces
+    allow, and inserting in one order is removing in the opposite order, read backwards.
+
+    Black and mean fills show the network pictures that it has never seen, and scattered black pixels destroy any
+    picture: a random order then looks best. Blur is the fill that tells maps apart.
 
     Args:
         model: a `Classifier` or `FaceEmbedder`.
@@ -39,49 +55,42 @@ def removal_curve(
         target: the score, ``Probability(k)`` for instance; it takes B samples.
         insert: pixels enter instead of leaving.
         fill: "blur" (a Gaussian of a tenth of the shorter side), "black", or "mean" (the network's mean colour).
+        granularity: what moves as one: "pixels", "patches" (squares) or "superpixels" (about 50).
+        side: of a patch, as a share of the picture's shorter side: 8 pixels of 224, 4 of 112.
         steps: of equal shares.
-        seed: of the order among ties.
+        seed: of the order among ties, per sample.
         batch_size: pictures per network call.
         progress: called with (done, total) network evaluations.
 
     Returns:
-        ``(B, steps + 1)``.
+        ``(B, steps + 1)``, float64.
 
     Raises:
-        ValueError: the maps are not those of the inputs, or hold NaN; the fill or the number of steps does not exist.
+        ValueError: the maps are not those of the inputs, or not finite; a setting does not exist.
 
     Source: Samek et al. 2017 (deletion); Petsiuk et al. 2018 (insertion, blurred fill).
 
     Examples:
         >>> net = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
         >>> model, x = fm.Classifier(net, size=8), torch.ones(1, 3, 8, 8)
-        >>> removal_curve(model, x, torch.rand(1, 8, 8), fm.targets.Logit(0), fill="mean", steps=2)
-        tensor([[1.0000, 0.5000, 0.0000]])
+        >>> removal_curve(model, x, torch.rand(1, 8, 8), fm.targets.Logit(0), fill="mean", steps=2).tolist()
+        [[1.0, 0.5, 0.0]]
     """
     model, x = require_model(model), model.check_input(x)
     asked = model.target(target, len(x))
     if asked is None:
         raise ValueError("a removal curve follows a score: name it, fm.targets.Probability(classes)")
-    if maps.shape != (len(x), *x.shape[-2:]) or bool(maps.isnan().any()):
-        raise ValueError(f"maps are (B, H, W) of the {tuple(x.shape)} inputs, without NaN: got {tuple(maps.shape)}")
-    if fill not in get_args(Filling):
-        raise ValueError(f"a fill is 'black', 'mean' or 'blur': got {fill!r}")
+    if maps.shape != (len(x), *x.shape[-2:]) or not bool(maps.isfinite().all()):
+        raise ValueError(f"maps are (B, H, W) of the {tuple(x.shape)} inputs, and finite: got {tuple(maps.shape)}")
+    for value, options, what in ((fill, Filling, "fill"), (granularity, Granularity, "granularity")):
+        if value not in get_args(options):
+            raise ValueError(f"there is no {what} {value!r}: {did_you_mean(str(value), get_args(options))}")
     if steps < 1:
         raise ValueError(f"a removal curve has at least one step: got {steps}")
-    ranks, filled = _ranks(x, maps, seed), filling(x, fill, *model.scale(x))
-    pixels, size = ranks[0].numel(), batch_size or default_batch(x)
-
-    def score(i: Tensor) -> Tensor:
-        sample, step = (i // (steps + 1)).to(x.device), (i % (steps + 1)).to(x.device)
-        moved = ranks[sample] < (step * pixels / steps)[:, None, None]  # (m, H, W)
-        shown = torch.where((moved if insert else ~moved)[:, None], x[sample], filled[sample])
-        found = asked.select(i // (steps + 1))(model.network(shown))
-        if progress:
-            progress(int(i[-1]) + 1, len(x) * (steps + 1))
-        return found
-
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.cat(list(chunked(score, len(x) * (steps + 1), size))).view(len(x), steps + 1)
+    _check_side(side)
+    case = Case(model, x, maps, asked, seed=seed, batch_size=batch_size)
+    states = [(insert, t) for t in range(steps + 1)]
+    return scores_without(case, states, steps, order(case, granularity, side), _by(case, fill), asked, progress)
 
 
 def area(curve: Tensor) -> Tensor:
@@ -94,10 +103,288 @@ def area(curve: Tensor) -> Tensor:
     return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1))
 
 
-def _ranks(x: Tensor, maps: Tensor, seed: int) -> Tensor:
-    """The rank of each pixel, the largest value first, ``(B, H, W)``."""
-    order = []
-    for map, generator in zip(maps, generators(seed, "ties", sample_ids(x)), strict=True):
-        shuffled = torch.randperm(map.numel(), generator=generator).to(map.device)
-        order.append(shuffled[map.flatten()[shuffled].argsort(descending=True, stable=True)])
-    return torch.stack(order).argsort(dim=1).view_as(maps).to(x.device)
+@dataclass(frozen=True)
+class _Removing(Metric):
+    """Metrics of removal and insertion curves: their parameters, and the curves, which they share within a case."""
+
+    fill: Filling = "blur"
+    granularity: Granularity = "pixels"
+    side: float = 1 / 28
+    steps: int = 10
+    score: Score = "probability"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 2:
+            raise ValueError(f"{self.name}'s steps are 2 or more, or all maps have one value: got {self.steps}")
+        _check_side(self.side)
+
+    def check(self, model: Model) -> None:
+        if self.granularity == "patches":
+            _side_in_pixels(self.side, *model.size)
+
+    def measure(self, case: Case) -> Measured:
+        return measured(case, self._summed(case))
+
+    @abstractmethod
+    def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
+        """The value ``(B,)`` and the curve of each part."""
+
+    def _removed(self, case: Case) -> Tensor:
+        """The scores as the first pixels leave, ``(B, steps + 1)``."""
+        whole, empty = self._ends(case)
+        return torch.cat([whole, self._between(case, inserted=False), empty], dim=1)
+
+    def _inserted(self, case: Case) -> Tensor:
+        """The scores as the first pixels enter, ``(B, steps + 1)``; backwards those as the last ones leave."""
+        whole, empty = self._ends(case)
+        return torch.cat([empty, self._between(case, inserted=True), whole], dim=1)
+
+    def _between(self, case: Case, inserted: bool) -> Tensor:
+        """Without the ends, ``(B, steps - 1)``."""
+
+        def compute() -> Tensor:
+            states = [(inserted, t) for t in range(1, self.steps)]
+            places = order(case, self.granularity, self.side)
+            return scores_without(case, states, self.steps, places, _by(case, self.fill), case.score(self.score))
+
+        return case.once(("between", inserted, *astuple(self)), compute)
+
+    def _ends(self, case: Case) -> tuple[Tensor, Tensor]:
+        """The scores of the pictures and of their fills, ``(B, 1)`` each; the order does not matter to them."""
+
+        def empty() -> Tensor:
+            nothing = filling(case.x, self.fill, *case.model.scale(case.x))
+            return case.scores(len(case), lambda i: (nothing[i.to(case.x.device)], i), score)
+
+        def whole() -> Tensor:
+            return case.scores(len(case), lambda i: (case.x[i.to(case.x.device)], i), score)
+
+        score = case.score(self.score)
+        full = case.clean if self.score == "probability" else case.once(("whole", self.score), whole)
+        return full[:, None], case.once(("empty", self.fill, self.score), empty)[:, None]
+
+
+@register("deletion")
+@dataclass(frozen=True)
+class Deletion(_Removing):
+    """The area under the score's curve as pixels leave the picture, those of the largest map first.
+
+    ``integral_0^1 s(x without the share p of its pixels) dp``, by trapezoids over equal steps. Lower is better.
+
+    Args:
+        fill: what takes their place: "blur", "black" or "mean".
+        granularity: what leaves as one: "pixels", "patches" or "superpixels"; see `removal_curve`.
+        side: of a patch, as a share of the picture's shorter side.
+        steps: of equal shares; the curve has one point more.
+        score: "probability" or "logit" of the explained class; of pairs of faces always the similarity.
+
+    Source: Samek et al. 2017, area over the perturbation curve; Petsiuk et al. 2018, deletion.
+
+    Examples:
+        >>> fm.metrics.create("deletion", fill="black", granularity="patches").parts
+        {'deletion': 'lower'}
+    """
+
+    parts: ClassVar[Mapping[str, Better]] = {"deletion": "lower"}
+
+    def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
+        curve = self._removed(case)
+        return {"deletion": (area(curve), curve)}
+
+
+@register("insertion")
+@dataclass(frozen=True)
+class Insertion(_Removing):
+    """The area under the score's curve as pixels enter a picture that is all fill, those of the largest map first.
+
+    ``integral_0^1 s(fill with the share p of the pixels of x) dp``, by trapezoids over equal steps. Higher is better.
+
+    Args:
+        fill: what they replace: "blur", "black" or "mean".
+        granularity: what enters as one: "pixels", "patches" or "superpixels"; see `removal_curve`.
+        side: of a patch, as a share of the picture's shorter side.
+        steps: of equal shares; the curve has one point more.
+        score: "probability" or "logit" of the explained class; of pairs of faces always the similarity.
+
+    Source: Petsiuk et al. 2018, insertion.
+
+    Examples:
+        >>> fm.metrics.create("insertion", steps=20).parts
+        {'insertion': 'higher'}
+    """
+
+    parts: ClassVar[Mapping[str, Better]] = {"insertion": "higher"}
+
+    def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
+        curve = self._inserted(case)
+        return {"insertion": (area(curve), curve)}
+
+
+@register("removal")
+@dataclass(frozen=True)
+class Removal(_Removing):
+    """The areas under the score's curves as pixels leave, the most relevant first and the least relevant first.
+
+    ``morf`` is the deletion, ``lerf`` the same with the opposite order, which is the insertion read backwards, and
+    ``lerf - morf`` the area between the two curves: what a fill does to any picture cancels in it.
+
+    Args:
+        fill: what takes their place: "blur", "black" or "mean".
+        granularity: what leaves as one: "pixels", "patches" or "superpixels"; see `removal_curve`.
+        side: of a patch, as a share of the picture's shorter side.
+        steps: of equal shares; the curves have one point more.
+        score: "probability" or "logit" of the explained class; of pairs of faces always the similarity.
+
+    Source: Samek et al. 2017 (MoRF); Ancona et al. 2018 (LeRF).
+
+    Examples:
+        >>> list(fm.metrics.create("removal").parts)
+        ['morf', 'lerf', 'lerf - morf']
+    """
+
+    parts: ClassVar[Mapping[str, Better]] = {"morf": "lower", "lerf": "higher", "lerf - morf": "higher"}
+
+    def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
+        morf, lerf = self._removed(case), self._inserted(case).flip(1)
+        curves = {"morf": morf, "lerf": lerf, "lerf - morf": lerf - morf}
+        return {part: (area(curve), curve) for part, curve in curves.items()}
+
+
+@register("logit-drop")
+@dataclass(frozen=True)
+class LogitDrop(Metric):
+    """How far the logit drops as the pixels of the largest map become black, on average over their share.
+
+    ``integral_0^1 z(x) - z(x with the first share p black) dp``, by trapezoids over 0, 10, ..., 100 %; z is the logit
+    of the explained class, of pairs of faces their similarity. Higher is better.
+
+    Its source calls it ROAD-Delete. It is not ROAD: nothing is imputed, see the metric "road".
+
+    Source: FAME (Zhang and Guenther 2026), deletion on ImageNet.
+
+    Examples:
+        >>> fm.metrics.create("logit-drop").parts
+        {'logit-drop': 'higher'}
+    """
+
+    parts: ClassVar[Mapping[str, Better]] = {"logit-drop": "higher"}
+
+    def measure(self, case: Case) -> Measured:
+        scores = Deletion(fill="black", score="logit")._removed(case)
+        drops = scores[:, :1] - scores
+        return measured(case, {"logit-drop": (area(drops), drops)})
+
+
+def measured(case: Case, parts: Mapping[str, tuple[Tensor, Tensor]]) -> Measured:
+    """Values ``(B,)`` and curves; NaN for samples whose map is not finite, which orders nothing."""
+    broken = ~case.maps.isfinite().flatten(1).all(dim=1)
+    values = {part: value.masked_fill(broken.to(value.device), torch.nan) for part, (value, _) in parts.items()}
+    curves = {
+        part: curve.masked_fill(broken[:, None].to(curve.device), torch.nan) for part, (_, curve) in parts.items()
+    }
+    return Measured(values, curves)
+
+
+def scores_without(
+    case: Case,
+    states: Sequence[State],
+    steps: int,
+    places: Tensor,
+    replaced: Callable[[Tensor, Tensor], Tensor],
+    target: Target,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The scores of pictures of which some pixels are gone, in batches over samples and states alike.
+
+    Args:
+        case: the samples.
+        states: what is gone; see `State`.
+        steps: how many shares the picture has.
+        places: when its pixels move, ``(B, H, W)``; see `order`.
+        replaced: ``rows (m,), gone (m, H, W) bool -> inputs (m, C, H, W)``: some samples without some pixels.
+        target: the score.
+        progress: called with (done, total) network evaluations.
+
+    Returns:
+        ``(B, states)``, float64.
+    """
+    pixels, count, device = places[0].numel(), len(states), case.x.device
+    rest = torch.tensor([rest for rest, _ in states], device=device)
+    limits = torch.tensor(
+        [-(-2 * pixels * t // steps) for _, t in states], device=device
+    )  # of whole numbers: rounded up
+
+    def make(i: Tensor) -> tuple[Tensor, Tensor]:
+        if progress:
+            progress(int(i[0]), len(case) * count)
+        rows, state = (i // count).to(device), (i % count).to(device)
+        first = places[rows] < limits[state][:, None, None]  # (m, H, W)
+        return replaced(rows, first ^ rest[state][:, None, None]), i // count
+
+    found = case.scores(len(case) * count, make, target).view(len(case), count)
+    if progress:
+        progress(found.numel(), found.numel())
+    return found
+
+
+def order(case: Case, granularity: Granularity = "pixels", side: float = 1 / 28) -> Tensor:
+    """When each pixel moves: twice the place of its piece's middle among all pixels, in their order.
+
+    A piece has moved at step t of T if its middle lies below the share: ``place T < 2 H W t``. Pieces are ordered by
+    the mean of the map in them, the largest first; ties are broken at random, by the seed and the picture.
+
+    Returns:
+        ``(B, H, W)``, int64.
+    """
+    key = ("order", granularity, side if granularity == "patches" else None)
+    return case.once(key, lambda: _places(case, _pieces(case, granularity, side)))
+
+
+def _pieces(case: Case, granularity: Granularity, side: float) -> Tensor | None:
+    """The piece of each pixel, ``(B, H, W)`` on the CPU; None for pixels by themselves."""
+    B, _, H, W = case.x.shape
+    if granularity == "pixels":
+        return None
+    if granularity == "superpixels":
+        return superpixels(case.model.to_pixels(case.x))
+    return patches(H, W, _side_in_pixels(side, H, W)).expand(B, H, W)
+
+
+def _places(case: Case, pieces: Tensor | None) -> Tensor:
+    maps = case.maps.detach().nan_to_num(0, 0, 0)
+    if pieces is None:
+        values, sizes = maps.flatten(1), torch.ones(maps[0].numel(), dtype=torch.int64).expand(len(maps), -1)
+    else:
+        count = int(pieces.max()) + 1
+        # Rounded, so that equal means are equal whatever the order of their sums.
+        values = segment_means(maps[:, None], pieces, count)[:, 0].float()
+        sizes = torch.stack([torch.bincount(one.flatten(), minlength=count) for one in pieces])
+    places = []
+    for value, size, generator in zip(values, sizes, generators(case.seed, "ties", sample_ids(case.x)), strict=True):
+        shuffled = torch.randperm(len(value), generator=generator).to(value.device)
+        ranked = shuffled[value[shuffled].argsort(descending=True, stable=True)]
+        moved = size.to(value.device)[ranked]
+        places.append(torch.empty_like(moved).scatter_(0, ranked, 2 * moved.cumsum(0) - moved))
+    found = torch.stack(places)  # (B, pieces)
+    return (found if pieces is None else found.gather(1, pieces.flatten(1))).view(maps.shape).to(case.x.device)
+
+
+def _by(case: Case, fill: Filling) -> Callable[[Tensor, Tensor], Tensor]:
+    """Replaces pixels by a fill; see `scores_without`."""
+    x, filled = case.x, filling(case.x, fill, *case.model.scale(case.x))
+    return lambda rows, gone: torch.where(gone[:, None], filled[rows], x[rows])
+
+
+def _side_in_pixels(side: float, H: int, W: int) -> int:
+    pixels = round(side * min(H, W))
+    if pixels < 1:
+        raise ValueError(f"a patch of {side:g} of the shorter side of {H} x {W} pixels is none: make it larger")
+    return pixels
+
+
+def _check_side(side: float) -> None:
+    if not 0 < side <= 1:
+        raise ValueError(
+            f"a patch's side is a share of the picture's shorter side, above 0 and at most 1: got {side:g}"
+        )
