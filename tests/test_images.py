@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from faithmap.images import Geometry, open_image, to_array, to_tensor
+from faithmap.images import Geometry, open_image, open_levels, to_array, to_tensor
 
 RED, GREY, WHITE = (255, 0, 0), (128, 128, 128), (255, 255, 255)
 
@@ -257,7 +258,20 @@ def test_wrong_arrays_say_what_would_work(array: Any) -> None:
     _raises(array, re.escape(f"{array.dtype} {array.shape}: expected uint8 (H, W, 3)"))
 
 
-@pytest.mark.parametrize("source", [None, 3, b"bytes", torch.zeros(3, 4, 4)])
+def test_bytes_open_as_the_file_they_were_read_from(tmp_path: Path) -> None:
+    """With its limits, its formats and its words, and without a path."""
+    _photo().save(tmp_path / "photo.jpg", quality=95)
+    data = (tmp_path / "photo.jpg").read_bytes()
+    assert open_image(data).tobytes() == open_image(tmp_path / "photo.jpg").tobytes()
+    _raises(data, "the encoded picture has 40x30 pixels, more than max_pixels=1,000", max_pixels=1000)
+    _raises(data, "bytes: expected 1 to max_bytes=100", max_bytes=100)
+    _raises(data[:-100], "the encoded picture cannot be decoded")
+    _raises(b"cat.jpg", "the encoded picture is not a picture that can be read")
+    _raises(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture that can be read")
+    _raises(b"", "has 0 bytes")
+
+
+@pytest.mark.parametrize("source", [None, 3, [b"bytes"], torch.zeros(3, 4, 4)])
 def test_wrong_types_say_what_would_work(source: Any) -> None:
     _raises(source, "is no picture: give a path")
 
@@ -365,6 +379,49 @@ def test_boxes_round_trip_and_clip(geometry: Geometry) -> None:
     everything = torch.tensor([[-9.0, -9.0, geometry.photo[0] + 9.0, geometry.photo[1] + 9.0]])
     assert geometry.boxes_to_input(everything).tolist() == [[0, 0, W, H]]
     assert geometry.boxes_to_input(torch.zeros(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_a_mask_takes_what_lies_under_each_centre(geometry: Geometry) -> None:
+    """As a loop over pixels in exact fractions; and as Pillow's nearest sampling, but where a centre is on an edge."""
+    (width, height), (left, top), (H, W) = geometry.photo, geometry.corner, geometry.size
+    mask = torch.rand(height, width) < 0.5
+    found = geometry.mask_to_input(mask)
+    xs = [Fraction(2 * (left + i) + 1, 2) * Fraction(width, geometry.resized[0]) for i in range(W)]
+    ys = [Fraction(2 * (top + i) + 1, 2) * Fraction(height, geometry.resized[1]) for i in range(H)]
+    for i in range(0, H, 5):
+        for j in range(0, W, 3):
+            assert found[i, j] == mask[int(ys[i]), int(xs[j])]
+    nearest = Image.fromarray(mask.numpy()).convert("L").resize(geometry.resized, Image.Resampling.NEAREST)
+    seen = torch.from_numpy(np.array(nearest.crop((left, top, left + W, top + H)))) > 0
+    rows, columns = ([at.denominator > 1 for at in axis] for axis in (ys, xs))
+    assert found[rows][:, columns].equal(seen[rows][:, columns])
+
+
+def test_a_mask_is_of_the_photo() -> None:
+    geometry = Geometry.fit((40, 30), 8)
+    for mask in (torch.ones(40, 30).bool(), torch.ones(30, 40), torch.ones(1, 30, 40).bool()):
+        with pytest.raises(ValueError, match=r"expected bool \(height, width\) = \(30, 40\)"):
+            geometry.mask_to_input(mask)
+
+
+def test_levels_are_indices_and_greys(tmp_path: Path) -> None:
+    levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    palette = Image.fromarray(levels).convert("P")
+    palette.putpalette([9] * 768)
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(levels).convert("RGB").save(tmp_path / "colours.png")
+    for name in ("palette.png", "colours.png"):
+        found = open_levels(tmp_path / name)
+        assert (found.dtype, found.tolist()) == (torch.uint8, levels.tolist())
+    data = (tmp_path / "palette.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) - 25])
+    with pytest.raises(ValueError, match=r"cut.png cannot be decoded"):
+        open_levels(tmp_path / "cut.png")
+    with pytest.raises(FileNotFoundError, match=r"no.png does not exist"):
+        open_levels(tmp_path / "no.png")
+    with pytest.raises(ValueError, match="more than max_pixels=11"):
+        open_levels(tmp_path / "palette.png", max_pixels=11)
 
 
 def test_the_crop_is_torchvisions() -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from faithmap.draw import FAINT, INK, RULE, SIMILAR
+from faithmap.draw import DISSIMILAR, FAINT, INK, RULE, SIMILAR
 
-_BLUE, _INK, _FAINT, _RULE = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (SIMILAR, INK, FAINT, RULE))
+_BLUE, _VERMILION, _INK, _FAINT, _RULE = (
+    "#{:02x}{:02x}{:02x}".format(*colour) for colour in (SIMILAR, DISSIMILAR, INK, FAINT, RULE)
+)
+Numbers: TypeAlias = "NDArray[Any] | Tensor"
 _STYLE: dict[str, Any] = {"fontfamily": "DejaVu Sans", "color": _INK, "parse_math": False}
 
 
@@ -101,6 +106,56 @@ def locality_chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Image.
     axes.grid(axis="y", color=_RULE, linewidth=0.6)
     axes.set_ylabel("share of the map inside the place's cell", fontsize=10.5, labelpad=8, **_STYLE)
     return _drawn(figure, axes, title)
+
+
+def similarity_chart(
+    genuine: Numbers, impostor: Numbers, threshold: float, title: str = "", subtitle: str = ""
+) -> Image.Image:
+    """How similar genuine and impostor pairs are: two histograms of equal area, and the threshold between them.
+
+    Args:
+        genuine: similarities ``(n,)``, -1..1.
+        impostor: likewise.
+        threshold: from which pairs match.
+        title: above the chart.
+        subtitle: below the title, smaller.
+
+    Raises:
+        ValueError: a kind has no pair.
+
+    Examples:
+        >>> similarity_chart(np.array([0.6, 0.7]), np.array([0.1]), threshold=0.3).mode
+        'RGB'
+    """
+    given = (("genuine", genuine, _BLUE), ("impostor", impostor, _VERMILION))
+    kinds = {name: (np.asarray(values, dtype=np.float64), tint) for name, values, tint in given}
+    if any(values.size == 0 for values, _ in kinds.values()):
+        raise ValueError("a chart of similarities needs at least one genuine and one impostor pair")
+    every = np.concatenate([values for values, _ in kinds.values()])
+    bins = min(60, max(12, round(2 * min(values.size for values, _ in kinds.values()) ** 0.5)))
+    step = max(float(every.max() - every.min()), 0.01) / bins
+    first, last = (int((float(end) - threshold) // step) for end in (every.min(), every.max()))
+    edge = threshold + step * np.arange(min(first, 0), max(last, 0) + 2)  # no bar lies on both sides of the threshold
+    figure, axes = _chart(4.6)
+    for name, (values, tint) in kinds.items():
+        counts = np.histogram(values, edge)[0] / values.size
+        label = f"{name}, {values.size} pair{'s' if values.size != 1 else ''}"
+        axes.stairs(counts, edge, fill=True, color=tint, alpha=0.3)
+        axes.stairs(counts, edge, color=tint, linewidth=1.6, label=label)
+    axes.axvline(threshold, color=_INK, linewidth=1.4, linestyle=(0, (4, 3)))
+    words, right = f"threshold {threshold:.3f}", threshold > (edge[0] + edge[-1]) / 2
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
+    axes.annotate(
+        words, (threshold, 1), (-6 if right else 6, -4), ha="right" if right else "left", fontsize=10, **place, **_STYLE
+    )
+    axes.set_ylim(0, 1.2 * axes.dataLim.y1)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.set_xlabel("similarity", fontsize=10.5, labelpad=6, **_STYLE)
+    axes.set_ylabel("share of the pairs of a kind", fontsize=10.5, labelpad=8, **_STYLE)
+    axes.legend(frameon=False, fontsize=10, labelcolor=_INK, loc="upper left" if right else "upper right")
+    heading = "\n".join(textwrap.fill(part, 76) for part in (title, subtitle) if part)
+    return _drawn(figure, axes, heading)
 
 
 def _chart(height: float) -> tuple[Any, Any]:

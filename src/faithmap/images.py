@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, cast
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from faithmap.words import did_you_mean
 
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 
 # Formats that Pillow decodes by itself: others start programs (EPS) or hide a large picture in a small header (ICO).
@@ -33,7 +34,7 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
     profiles are ignored, as networks are trained that way.
 
     Args:
-        source: a path, a PIL image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
+        source: a path, the bytes of such a file, a PIL image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
         max_pixels: the most pixels that are decoded; a file is judged by its header.
         max_bytes: the largest file that is read.
 
@@ -47,16 +48,36 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
         (255, 255, 255)
     """
     if isinstance(source, (str, os.PathLike)):
-        return _open_file(Path(source).expanduser(), max_pixels, max_bytes)
+        return _open_file(Path(source).expanduser(), max_pixels, max_bytes, _decode)
     if isinstance(source, np.ndarray):
         source = _from_array(source)
+    if isinstance(source, bytes):
+        return _open_bytes(source, max_pixels, max_bytes)
     if not isinstance(source, Image.Image):
         raise ValueError(
-            f"{type(source).__module__}.{type(source).__name__} is no picture: give a path, a PIL image (of bytes: "
-            "PIL.Image.open(io.BytesIO(data))) or a uint8 array (H, W, 3)"
+            f"{type(source).__module__}.{type(source).__name__} is no picture: give a path, the bytes of a "
+            "file, a PIL image or a uint8 array (H, W, 3)"
         )
     _check_size("the PIL image", source.size, max_pixels)
     return _decode("the PIL image", source)
+
+
+def open_levels(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000, max_bytes: int = 128 * 2**20) -> Tensor:
+    """The levels of a picture that holds a mask, not its colours: of a palette the indices, of colours their grey.
+
+    Args:
+        path: the file; it is neither turned nor composited.
+        max_pixels: the most pixels that are decoded.
+        max_bytes: the largest file that is read.
+
+    Returns:
+        (height, width) uint8.
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+        ValueError: what is there is no picture, is cut off, or is too large.
+    """
+    return _open_file(Path(path).expanduser(), max_pixels, max_bytes, _levels)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -262,8 +283,9 @@ class Geometry:
                 f"the mask is {mask.dtype} {tuple(mask.shape)}: expected bool (height, width) = {self.photo[::-1]}"
             )
         for dim, side in ((0, 1), (1, 0)):  # rows, then columns
-            centres = (torch.arange(self.size[dim], dtype=torch.float64) + 0.5 + self.corner[side]) / self._scale[side]
-            mask = mask.index_select(dim, centres.long().clamp(max=self.photo[side] - 1).to(mask.device))
+            # Where the centre i + 1/2 falls, (i + corner + 1/2) * photo / resized, in whole numbers: ties are exact.
+            halves = 2 * (torch.arange(self.size[dim]) + self.corner[side]) + 1
+            mask = mask.index_select(dim, (halves * self.photo[side] // (2 * self.resized[side])).to(mask.device))
         return mask  # (H, W)
 
     def map_to_photo(self, map: Tensor) -> Tensor:
@@ -328,7 +350,10 @@ class Geometry:
 _header_lock = threading.Lock()  # warnings.catch_warnings is only safe for one thread at a time
 
 
-def _open_file(path: Path, max_pixels: int, max_bytes: int) -> Image.Image:
+Opened = TypeVar("Opened")
+
+
+def _open_file(path: Path, max_pixels: int, max_bytes: int, decode: Callable[[str, Image.Image], Opened]) -> Opened:
     if not path.exists():
         raise FileNotFoundError(_missing(path))
     if path.is_dir():
@@ -343,10 +368,19 @@ def _open_file(path: Path, max_pixels: int, max_bytes: int) -> Image.Image:
     with path.open("rb") as file:
         image = _read_header(path, file, max_pixels)
         _check_size(str(path), image.size, max_pixels)
-        return _decode(str(path), image)
+        return decode(str(path), image)
 
 
-def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> Image.Image:
+def _open_bytes(data: bytes, max_pixels: int, max_bytes: int) -> Image.Image:
+    name = "the encoded picture"
+    if not 0 < len(data) <= max_bytes:
+        raise ValueError(f"{name} has {len(data):,} bytes: expected 1 to max_bytes={max_bytes:,}")
+    image = _read_header(name, io.BytesIO(data), max_pixels)
+    _check_size(name, image.size, max_pixels)
+    return _decode(name, image)
+
+
+def _read_header(path: Path | str, file: BinaryIO, max_pixels: int) -> Image.Image:
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
         Image.init()
@@ -394,6 +428,13 @@ def _decode(name: str, image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", upright.size, "white")
         return Image.alpha_composite(white, straight.convert("RGBA")).convert("RGB")
     return upright.convert("RGB")
+
+
+def _levels(name: str, image: Image.Image) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(image if image.mode == "P" else image.convert("L")))
+    except Exception as error:  # decoders of damaged bytes raise anything
+        raise ValueError(f"{name} cannot be decoded; it may be cut off or damaged: {error}") from error
 
 
 def _deep_to_rgb(name: str, image: Image.Image) -> Image.Image:

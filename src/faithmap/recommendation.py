@@ -141,8 +141,8 @@ def _words(found: Recommendation) -> list[str]:
     if verdict.chosen is None:
         lines.append(
             f"None of {tried} methods is better than the control {verdict.control} for {found.model} on these "
-            f"{found.samples} samples: {_MEANING.get(verdict.control, verdict.control)} explains them as well. A method "
-            "may still be better on others: give more samples, or trust no map here."
+            f"{found.samples} samples: {_MEANING.get(verdict.control, verdict.control)} explains them as well. "
+            "A method may still be better on others: give more samples, or trust no map here."
         )
         leader = next((one for one in verdict.standings if not one.control), None)
         if leader is not None:

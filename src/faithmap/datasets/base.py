@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from faithmap.images import Geometry, Picture
+from faithmap.models.labels import imagenet_wnids
 from faithmap.registry import Registered
 from faithmap.words import did_you_mean
 
@@ -27,27 +28,58 @@ class Truth:
     Args:
         boxes: ``(k, 4)`` corners x0, y0, x1, y1 in pixels of the photo, from its top left corner; of the label's class.
         mask: reads ``(height, width)`` bool of the photo, where the object is.
+        size: (width, height) of the photo in which boxes were measured: they scale with it where the photo has another
+            size, x and y apart. Without it they were measured in the photo as it is.
+
+    Raises:
+        ValueError: there are both boxes and a mask, or neither, or boxes are not ``(k, 4)`` with k at least 1.
     """
 
     boxes: Tensor | None = None
     mask: Callable[[], Tensor] | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.boxes is None) == (self.mask is None):
+            raise ValueError("a truth is boxes, or a mask: got " + ("neither" if self.mask is None else "both"))
+        if self.boxes is not None and (self.boxes.dim() != 2 or self.boxes.shape[1] != 4 or not len(self.boxes)):
+            raise ValueError(f"boxes are {tuple(self.boxes.shape)}: expected (k, 4) with x0, y0, x1, y1")
 
     def on(self, geometry: Geometry) -> Tensor:
         """Where the object is in the network's input, ``(H, W)`` bool: a pixel is in by its centre.
 
         Args:
             geometry: how the photo became an input.
+
+        Raises:
+            ValueError: a box reaches more than a pixel outside the photo or ends before it starts; or the mask is not
+                of the photo's size, or cannot be read.
+            FileNotFoundError: the mask's file is gone.
         """
         if self.mask is not None:
             return geometry.mask_to_input(self.mask())
         assert self.boxes is not None
-        return pixels_in(geometry.boxes_to_input(self.boxes), geometry.size)
+        return self._inside(self.boxes, geometry)
 
     def first(self, geometry: Geometry) -> Tensor:
         """Likewise of the first box alone; of a mask all of it."""
-        if self.boxes is None:
-            return self.on(geometry)
-        return pixels_in(geometry.boxes_to_input(self.boxes[:1]), geometry.size)
+        return self.on(geometry) if self.boxes is None else self._inside(self.boxes[:1], geometry)
+
+    def _inside(self, boxes: Tensor, geometry: Geometry) -> Tensor:
+        """The pixels of the input in boxes of the photo, ``(H, W)`` bool."""
+        photo, size = geometry.photo, self.size or geometry.photo
+        if size != photo and size == photo[::-1]:
+            raise ValueError(
+                f"the boxes were measured in {size[0]}x{size[1]} pixels and the photo has {photo[0]}x{photo[1]}: it "
+                "was turned since, by itself or by its EXIF orientation"
+            )
+        limit = boxes.new_tensor(size) + 1  # annotators round
+        fits = (boxes[:, :2] >= -1).all(dim=1) & (boxes[:, 2:] <= limit).all(dim=1)  # NaN does not
+        if not fits.all():
+            box = ", ".join(f"{value:g}" for value in boxes[~fits][0].tolist())
+            raise ValueError(f"the box ({box}) reaches outside its photo of {size[0]}x{size[1]} pixels")
+        scale = torch.tensor([photo[0] / size[0], photo[1] / size[1]] * 2, dtype=torch.float64)
+        return pixels_in(geometry.boxes_to_input(boxes.double() * scale), geometry.size)
 
 
 def pixels_in(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -105,6 +137,9 @@ class Dataset(Registered, Sequence[E], ABC, Generic[E]):
     task: ClassVar[Literal["classification", "verification"]]
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            if isinstance(path := getattr(self, f.name), os.PathLike):
+                object.__setattr__(self, f.name, os.fspath(path))  # parameters are what a file can say
         super().__post_init__()
         _ = self.examples  # reads and checks the index
 
@@ -117,12 +152,41 @@ class Dataset(Registered, Sequence[E], ABC, Generic[E]):
         twice = [id for id, count in Counter(one.id for one in found).items() if count > 1]
         if twice:
             raise ValueError(f"{self.name} holds {twice[0]!r} more than once")
+        if self.classes is not None:
+            labels = ((one.id, one.label) for one in found if isinstance(one, Example) and one.label is not None)
+            for id, label in labels:
+                if not 0 <= label < len(self.classes):
+                    raise ValueError(f"{self.name}'s {id!r} has label {label}, outside its {len(self.classes)} classes")
         return found
 
     @cached_property
     def classes(self) -> Sequence[str] | None:
         """The names of the classes that labels count, where the data set knows them."""
         return None
+
+    def labels_for(self, names: Sequence[str]) -> list[int | None]:
+        """Which class of a model each label is, by its name or its WordNet identifier, whatever the case.
+
+        Args:
+            names: the model's classes.
+
+        Returns:
+            For each of `classes` an index of names; None where the model has none of that name, or several.
+
+        Raises:
+            ValueError: the data set does not know the names of its classes.
+        """
+        if self.classes is None:
+            raise ValueError(f"{self.name} does not know the names of its classes")
+        if list(names) == list(self.classes):
+            return list(range(len(names)))
+        indices: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            indices.setdefault(_plain(name), []).append(i)
+        if len(names) == 1000:
+            indices |= {wnid: [i] for i, wnid in enumerate(imagenet_wnids())}
+        found = (indices.get(_plain(name), []) for name in self.classes)
+        return [one[0] if len(one) == 1 else None for one in found]
 
     @abstractmethod
     def read(self) -> Iterator[E]:
@@ -144,7 +208,13 @@ class Dataset(Registered, Sequence[E], ABC, Generic[E]):
         Args:
             limit: how many in all; of pairs half genuine and half impostor, as far as there are.
             per_class: how many of each label, the first ones; of pairs of each kind.
+
+        Raises:
+            ValueError: a number is below 1.
         """
+        for name, count in (("limit", limit), ("per_class", per_class)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} is at least 1: got {count}")
         kept = list(range(len(self)))
         if per_class is not None:
             kept = sorted(i for group in self._kinds(kept) for i in group[:per_class])
@@ -188,13 +258,36 @@ def existing(path: str | os.PathLike[str], hint: str, *, folder: bool = False) -
     return found
 
 
+def within(folder: Path, name: str, where: str) -> Path:
+    """The path that a protocol's file names: absolute, or inside the folder."""
+    path, depth = Path(name), 0
+    for part in () if path.is_absolute() else path.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            raise ValueError(f"{where}: {name!r} leads out of {folder}: give its absolute path")
+    return folder / path
+
+
 def all_there(paths: Sequence[Path], what: str) -> None:
     """Raise if files that a protocol names are absent: how many, and the first of them."""
     absent = [path for path in paths if not path.is_file()]
     if absent:
         folder = absent[0].parent
         near = sorted(p.name for p in folder.iterdir())[:2000] if folder.is_dir() else []
-        hint = did_you_mean(absent[0].name, near).partition(" (")[0] if near else f"there is no folder {folder}"
-        raise FileNotFoundError(
-            f"{what} names {len(absent)} of {len(paths)} files that are absent, {absent[0]} first: {hint}"
-        )
+        hint = did_you_mean(absent[0].name, near, limit=1).partition(" (")[0] if near else holdings(folder)
+        first = ", ".join(map(str, absent[:3])) + (", ..." if len(absent) > 3 else "")
+        raise FileNotFoundError(f"{what} names {len(absent)} of {len(paths)} files that are absent: {first}; {hint}")
+
+
+def holdings(folder: Path) -> str:
+    """What is in a folder, as the end of an error message."""
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    if not names:
+        return f"the folder {folder} is empty"
+    return f"{folder} holds {', '.join(names[:6])}" + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("_", " ")

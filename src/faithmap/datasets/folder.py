@@ -2,14 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from faithmap.datasets.base import Dataset, Example
+from PIL import Image
+
+from faithmap.datasets.base import Dataset, Example, existing, holdings
 from faithmap.datasets.registry import register
+from faithmap.images import FORMATS
+
+
+@register("folder")
+@dataclass(frozen=True)
+class Folder(Dataset[Example]):
+    """The pictures in a folder, without labels; or those in its folders, one for each class.
+
+    Labels count the names of the class folders in sorted order; see `Dataset.labels_for` for the model's classes.
+    Hidden files and files that are no pictures by their suffix are skipped.
+
+    Args:
+        folder: which.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("dog", "cat"):
+        ...     (folder / name).mkdir()
+        ...     (folder / name / "1.jpg").touch()
+        >>> [(one.id, one.label) for one in Folder(str(folder))]
+        [('cat/1.jpg', 0), ('dog/1.jpg', 1)]
+    """
+
+    task: ClassVar[Literal["classification"]] = "classification"
+
+    folder: str
+
+    def read(self) -> Iterator[Example]:
+        """By folder, then by name."""
+        root = self._root
+        flat = pictures(root)
+        inner = [(label, path) for label, within in enumerate(folders(root)) for path in pictures(within)]
+        if flat and inner:
+            raise ValueError(
+                f"{root} holds pictures of its own, as {flat[0].name}, and folders of pictures, as "
+                f"{inner[0][1].parent.name}: only one of them"
+            )
+        if not flat and not inner:
+            raise ValueError(f"there are no pictures in {root}, nor in its folders: {holdings(root)}")
+        for path in flat:
+            yield Example(path.name, path)
+        for label, path in inner:
+            yield Example(f"{path.parent.name}/{path.name}", path, label)
+
+    @cached_property
+    def classes(self) -> Sequence[str] | None:
+        """The names of the class folders, sorted; None of a folder without."""
+        return None if pictures(self._root) else [path.name for path in folders(self._root)]
+
+    @cached_property
+    def _root(self) -> Path:
+        return existing(self.folder, "it should hold pictures, or a folder of pictures for each class", folder=True)
 
 
 @register("photos")
@@ -32,3 +89,21 @@ class Photos(Dataset[Example]):
         folder = Path(str(files("faithmap") / "assets" / "photos"))
         for name, label in (("cat.jpg", 285), ("coffee.jpg", 967), ("rocket.jpg", 657)):
             yield Example(name, folder / name, label)
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The files of a folder that are pictures by their suffix, sorted by name, without hidden ones."""
+    with os.scandir(folder) as entries:
+        names = [one.name for one in entries if not one.is_dir() and one.name[0] != "."]  # a broken link is one too
+    return [folder / name for name in sorted(names) if os.path.splitext(name)[1].lower() in _suffixes()]
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return [folder / name for name in sorted(one.name for one in entries if one.is_dir()) if name[0] != "."]
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)

@@ -10,6 +10,7 @@ from faithmap.metrics.drop import (
     complexity,
     increase_in_confidence,
 )
+from faithmap.metrics.faces import ranking_auc
 from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.localisation import energy_pointing, iou, pointing_game
 from faithmap.metrics.locality import cam_locality
@@ -18,12 +19,14 @@ from faithmap.metrics.removal import area, removal_curve
 from faithmap.metrics.road import road_imputed
 from faithmap.metrics.sanity import relative_change, scrambled
 from faithmap.metrics.shapley import shap_cosine, shap_error
+from faithmap.metrics.verification import accuracy, eer_threshold, equal_error_rate, k_fold_accuracy, roc, tar_at_fmr
 
 __all__ = [
     "Case",
     "Interval",
     "Measured",
     "Metric",
+    "accuracy",
     "adcc",
     "area",
     "available",
@@ -34,18 +37,24 @@ __all__ = [
     "coherency",
     "complexity",
     "create",
+    "eer_threshold",
     "energy_pointing",
+    "equal_error_rate",
     "get",
     "increase_in_confidence",
     "iou",
+    "k_fold_accuracy",
     "pointing_game",
     "rank_correlation",
+    "ranking_auc",
     "register",
     "relative_change",
     "removal_curve",
     "road_imputed",
+    "roc",
     "scrambled",
     "shap_cosine",
     "shap_error",
+    "tar_at_fmr",
     "unit_scaled",
 ]

@@ -38,10 +38,13 @@ def bootstrap(
         draws: how many bootstrap samples.
         seed: of the draws.
         level: of the interval.
-        subjects: who is on the probe and on the gallery of each pair.
+        subjects: who is on the probe and on the gallery of each pair. "" is not known, so a person of its own; a pair
+            of which neither is known is drawn by itself.
 
     Raises:
-        ValueError: no sample has a value.
+        ValueError: no sample has a value, or there are not as many pairs of subjects as values.
+
+    Source: Snijders and Borgatti 1999, the bootstrap over vertices; here people are the vertices and pairs the edges.
 
     Examples:
         >>> bootstrap(torch.ones(10))
@@ -50,6 +53,8 @@ def bootstrap(
         1.0
     """
     values = values.detach().cpu().double().flatten()
+    if subjects is not None and len(subjects) != len(values):
+        raise ValueError(f"each of {len(values)} values has a pair of subjects: got {len(subjects)}")
     known = ~values.isnan()
     if not bool(known.any()):
         raise ValueError("no sample has a value to average")
@@ -59,20 +64,27 @@ def bootstrap(
         picks = torch.randint(n, (draws, n), generator=generator)
         means = values[picks].mean(dim=1)
     else:
-        weights = _pair_weights([pair for pair, k in zip(subjects, known.tolist(), strict=True) if k], draws, generator)
+        named = [pair for pair, k in zip(subjects, known.tolist(), strict=True) if k]
         values = values[known]
-        means = weights @ values / weights.sum(dim=1)
+        means = _means_over_people(values, named, draws, generator)
         means = means[means.isfinite()]  # few people: some draws leave no pair
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails).tolist() if len(means) else (float("-inf"), float("inf"))
     return Interval(float(values.mean()), low, high, len(values))
 
 
-def _pair_weights(subjects: Sequence[tuple[str, str]], draws: int, generator: torch.Generator) -> Tensor:
-    """How often each pair counts in each draw of as many people as there are, ``(draws, n)`` float64."""
-    people = {person: row for row, person in enumerate(sorted({person for pair in subjects for person in pair}))}
+def _means_over_people(
+    values: Tensor, subjects: Sequence[tuple[str, str]], draws: int, generator: torch.Generator
+) -> Tensor:
+    """The mean in each draw of as many people as there are, ``(draws,)``; NaN where it leaves no pair."""
+    ids = [(name or f"\0{row}", other or f"\0{row}") for row, (name, other) in enumerate(subjects)]
+    people = {person: row for row, person in enumerate(sorted({person for pair in ids for person in pair}))}
+    a, b = (torch.tensor([people[pair[side]] for pair in ids]) for side in (0, 1))
     picks = torch.randint(len(people), (draws, len(people)), generator=generator)
-    counts = torch.zeros(draws, len(people), dtype=torch.float64)
-    counts.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
-    a, b = (torch.tensor([people[pair[side]] for pair in subjects]) for side in (0, 1))
-    return torch.where(a == b, counts[:, a], counts[:, a] * counts[:, b])
+    means = []
+    for some in torch.split(picks, max(1, 2**22 // len(ids))):  # so that the weights of many pairs fit memory
+        counts = torch.zeros(some.shape, dtype=torch.float64)
+        counts.scatter_add_(1, some, torch.ones_like(some, dtype=torch.float64))
+        weights = torch.where(a == b, counts[:, a], counts[:, a] * counts[:, b])  # how often each pair counts
+        means.append(weights @ values / weights.sum(dim=1))
+    return torch.cat(means)

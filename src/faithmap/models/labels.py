@@ -14,3 +14,14 @@ def imagenet_labels() -> tuple[str, ...]:
         (1000, 'Egyptian cat')
     """
     return tuple(files("faithmap").joinpath("assets/imagenet_labels.txt").read_text(encoding="utf-8").splitlines())
+
+
+def imagenet_wnids() -> tuple[str, ...]:
+    """The WordNet identifiers of the 1000 classes of ImageNet (ILSVRC 2012), sorted: the order of the logits.
+
+    Examples:
+        >>> wnids = imagenet_wnids()
+        >>> wnids[285], wnids == tuple(sorted(wnids))
+        ('n02124075', True)
+    """
+    return tuple(files("faithmap").joinpath("assets/imagenet_wnids.txt").read_text(encoding="utf-8").splitlines())
