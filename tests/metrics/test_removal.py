@@ -105,14 +105,14 @@ def test_the_truth_of_a_linear_model_has_the_largest_insertion_area() -> None:
 
 
 def linear() -> tuple[fm.Model, Tensor, Tensor]:
-    """f = sum of contributions (2, 8, 8) of the pixels of two pictures, which the mean fill takes away."""
+    """Two pictures whose score is the sum of contributions (2, 8, 8), which the mean fill takes away."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2, bias=False)).double()
     model, x = fm.Classifier(net, size=8, target_layer="0"), torch.randn(2, 3, 8, 8).double()
     return model, x, (net[1].weight[0].view(3, 8, 8) * x).sum(1).detach()  # type: ignore[operator]
 
 
 def test_all_values_of_a_linear_model_by_hand() -> None:
-    """A contribution c at place r (from 0) of N counts (r + 1/2) / N of itself until it leaves; the rest after it enters."""
+    """The r-th of N pixels, from 0, is there for the first (r + 1/2) / N of a deletion, and for the rest of an insertion."""
     model, x, c = linear()
     case, given = Case(model, x, c, Logit(0)), {"fill": "mean", "score": "logit", "steps": 64}
     sorted_c = c.flatten(1).sort(dim=1, descending=True).values
@@ -359,4 +359,4 @@ def test_parameters_are_checked_before_any_work(name: str) -> None:
         with pytest.raises(ValueError, match=says):
             create(name, **given)
     with pytest.raises(ValueError, match="8 x 8 pixels is none"):
-        create(name, granularity="patches").check(fm.Classifier(nn.Flatten(), size=8, target_layer=""))
+        create(name, granularity="patches").check(fm.Classifier(nets.VGGLike(), size=8, target_layer="conv1"))

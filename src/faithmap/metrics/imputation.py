@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from faithmap.batching import chunked, default_batch
+
 
 @torch.no_grad()
 def imputed(x: Tensor, gone: Tensor, *, tolerance: float = 1e-5) -> Tensor:
@@ -39,6 +41,17 @@ def imputed(x: Tensor, gone: Tensor, *, tolerance: float = 1e-5) -> Tensor:
         tensor([0., 1., 2., 3., 4.])
     """
     _check(x, gone)
+
+    def solve(rows: Tensor) -> Tensor:
+        here = rows.to(x.device)
+        return _imputed(x[here], gone[here], tolerance)
+
+    # On a CPU a few pictures at a time stay in the cache; a GPU wants all of them.
+    size = max(1, default_batch(x) // 4) if x.device.type == "cpu" else len(x)
+    return torch.cat(list(chunked(solve, len(x), size)))
+
+
+def _imputed(x: Tensor, gone: Tensor, tolerance: float) -> Tensor:
     hidden = gone[:, None]
     low, high = (x.masked_fill(hidden, sign * torch.inf) for sign in (1, -1))
     low, high = low.amin(dim=(2, 3), keepdim=True), high.amax(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
@@ -64,12 +77,13 @@ def _solved(known: Tensor, gone: Tensor, allowed: Tensor) -> Tensor:
     for _ in range(100):
         z = _cycle(levels, residual)
         near = z.abs().amax(dim=(2, 3), keepdim=True) <= allowed
-        v.addcmul_(z, (active & near).to(z))  # the last correction is known: it is used
-        active = active & ~near
-        if not bool(active.any()):
-            return v
+        if bool((ready := active & near).any()):
+            v.addcmul_(z, ready.to(z))  # the last correction is known: it is used
+            active = active & ~near
+            if not bool(active.any()):
+                return v
         agreement = _dot(residual, z)
-        direction = torch.where(active, agreement / before, 0) * direction + z
+        direction.mul_(torch.where(active, agreement / before, 0)).add_(z)
         image = system.times(direction)
         step = torch.where(active, agreement / _dot(direction, image), 0)
         v.addcmul_(step, direction)
@@ -182,8 +196,13 @@ def _cycle(levels: list[_Level], residual: Tensor) -> Tensor:
     if isinstance(level, _Coarsest):
         return torch.matmul(residual.flatten(2), level.inverse).view_as(residual)
     z = level.damping * residual
-    z += level.lift(_cycle(coarser, level.lower(residual - level.times(z))))
-    return z.addcmul_(level.damping, residual - level.times(z))
+    z += level.lift(_cycle(coarser, level.lower(_left(level, z, residual))))
+    return z.addcmul_(level.damping, _left(level, z, residual))
+
+
+def _left(level: _Level, z: Tensor, residual: Tensor) -> Tensor:
+    image = level.times(z)
+    return torch.sub(residual, image, out=image)
 
 
 def _spread(v: Tensor) -> Tensor:
