@@ -140,11 +140,13 @@ def test_same_pointing_game() -> None:
 
 
 def test_same_share_of_the_map_on_the_object() -> None:
-    """Of maps without negative values whose minimum is 0."""
-    maps, truth, x = random_maps().clamp_min(0), objects(), small()
-    found = measured("energy-pointing", case(judged_net(), x, maps, [0] * 3, truth=truth)).values["energy-pointing"]
-    torch.testing.assert_close(values("RelevanceMassAccuracy", None, x, maps, [0] * 3, truth), found)
-    torch.testing.assert_close(values("AttributionLocalisation", None, x, maps, [0] * 3, truth), found)
+    """Of maps without negative values whose minimum is 0; none has a value where there is no object."""
+    maps, truth, x, classes = random_maps(4).clamp_min(0), objects(4), small(4), [0] * 4
+    truth[3] = False
+    found = measured("energy-pointing", case(judged_net(), x, maps, classes, truth=truth)).values["energy-pointing"]
+    for kind in ("RelevanceMassAccuracy", "AttributionLocalisation"):
+        given = values(kind, None, x, maps, classes, truth)
+        torch.testing.assert_close(given, found, equal_nan=True)
 
 
 def test_same_share_of_the_positive_part_on_the_object() -> None:
