@@ -168,8 +168,8 @@ class HidingGame(_OfPairs):
     NaN for impostors, and for genuine pairs that do not match when nothing is hidden. 0 says that the hidden probe
     matches by itself, so that no map could be told from another.
 
-    Castanon and Byrne hide the least important pixels step by step and follow a classifier's accuracy; here a pair is
-    followed, and the share is told at which its decision is back.
+    The published game follows a classifier; here a pair is followed, and the share is told at which its decision is
+    back.
 
     Args:
         fill: what hides pixels: "blur" (a Gaussian of a tenth of the shorter side), "black" or "mean".
@@ -228,8 +228,7 @@ class PatchSwap(_OfPairs):
     Parts, beside the value: genuine and impostor, NaN for the other kind; gain; effect, by how much the swap moved the
     similarity in its direction, for every pair that was swapped.
 
-    Huber et al. choose patches for pairs whose decision flips, and judge by replacing pixels and following decisions;
-    here the place is known and the map itself is judged, pair by pair.
+    The benchmark of Huber et al. has another protocol and other numbers: here the map itself is judged, pair by pair.
 
     Args:
         side: of the square, as a share of the picture's shorter side, above 0 and at most a half.
