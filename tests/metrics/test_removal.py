@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.metrics import Case, area, create, removal_curve
-from faithmap.metrics.removal import order
+from faithmap.metrics.order import order
 from faithmap.pixels import filling, patches, superpixels
 from faithmap.targets import Logit, Probability, Similarity
 from tests import nets
@@ -112,7 +112,7 @@ def linear() -> tuple[fm.Model, Tensor, Tensor]:
 
 
 def test_all_values_of_a_linear_model_by_hand() -> None:
-    """The r-th of N pixels, from 0, is there for the first (r + 1/2) / N of a deletion, and for the rest of an insertion."""
+    """The r-th of N pixels, from 0, is there for the first (r + 1/2) / N of a deletion, the rest of an insertion."""
     model, x, c = linear()
     case, given = Case(model, x, c, Logit(0)), {"fill": "mean", "score": "logit", "steps": 64}
     sorted_c = c.flatten(1).sort(dim=1, descending=True).values
@@ -138,6 +138,19 @@ def test_the_logit_drop_of_a_linear_model_by_hand() -> None:
     torch.testing.assert_close(found.curves["logit-drop"], drops, rtol=0, atol=1e-5)
     by_hand = (drops[:, 1:] + drops[:, :-1]).sum(1) / 20
     torch.testing.assert_close(found.values["logit-drop"], by_hand, rtol=0, atol=1e-5)
+
+
+def test_the_metrics_sum_up_removal_curves() -> None:
+    model, x, maps = fm.Classifier(nets.VGGLike().eval(), size=32), torch.randn(2, 3, 32, 32), torch.randn(2, 32, 32)
+    case, k = Case(model, x, maps, Logit([1, 4])), Probability([1, 4])
+    curves = {**create("removal").measure(case).curves, **create("deletion").measure(case).curves}
+    curves |= create("insertion").measure(case).curves
+    morf, lerf = (removal_curve(model, x, m, k, steps=10) for m in (maps, -maps))
+    entering = removal_curve(model, x, maps, k, steps=10, insert=True)
+    expected = {"morf": morf, "lerf": lerf, "lerf - morf": lerf - morf, "deletion": morf, "insertion": entering}
+    assert curves.keys() == expected.keys()
+    for part, curve in expected.items():
+        torch.testing.assert_close(curves[part], curve, rtol=0, atol=1e-6)
 
 
 def test_the_opposite_order_has_the_opposite_value() -> None:

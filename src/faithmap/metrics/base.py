@@ -76,7 +76,7 @@ class Case:
     batch_size: int | None = None
     forwards: int = 0
     """Network evaluations so far, summed over samples; without those of `explain`, which counts its own."""
-    _known: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
+    _known: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.x)

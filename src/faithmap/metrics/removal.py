@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
-from typing import Any, ClassVar, TypeAlias, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
 from faithmap.batching import Progress
 from faithmap.metrics.base import Better, Case, Measured, Metric, Score
+from faithmap.metrics.order import check_side, order, scores_without, side_in_pixels
 from faithmap.metrics.registry import register
 from faithmap.models.base import Model, require_model
-from faithmap.pixels import Filling, Granularity, filling, patches, segment_means, superpixels
-from faithmap.sampling import generators, sample_ids
-from faithmap.targets import Target
+from faithmap.pixels import Filling, Granularity, filling
 from faithmap.words import did_you_mean
-
-State: TypeAlias = tuple[bool, int]
-"""What is gone from a picture: (False, t) the first t shares of its pixels, (True, t) all but these."""
 
 
 def removal_curve(
@@ -87,7 +83,7 @@ def removal_curve(
             raise ValueError(f"there is no {what} {value!r}: {did_you_mean(str(value), get_args(options))}")
     if steps < 1:
         raise ValueError(f"a removal curve has at least one step: got {steps}")
-    _check_side(side)
+    check_side(side)
     case = Case(model, x, maps, asked, seed=seed, batch_size=batch_size)
     states = [(insert, t) for t in range(steps + 1)]
     return scores_without(case, states, steps, order(case, granularity, side), _by(case, fill), asked, progress)
@@ -117,11 +113,11 @@ class _Removing(Metric):
         super().__post_init__()
         if self.steps < 2:
             raise ValueError(f"{self.name}'s steps are 2 or more, or all maps have one value: got {self.steps}")
-        _check_side(self.side)
+        check_side(self.side)
 
     def check(self, model: Model) -> None:
         if self.granularity == "patches":
-            _side_in_pixels(self.side, *model.size)
+            side_in_pixels(self.side, *model.size)
 
     def measure(self, case: Case) -> Measured:
         return measured(case, self._summed(case))
@@ -286,105 +282,7 @@ def measured(case: Case, parts: Mapping[str, tuple[Tensor, Tensor]]) -> Measured
     return Measured(values, curves)
 
 
-def scores_without(
-    case: Case,
-    states: Sequence[State],
-    steps: int,
-    places: Tensor,
-    replaced: Callable[[Tensor, Tensor], Tensor],
-    target: Target,
-    progress: Progress | None = None,
-) -> Tensor:
-    """The scores of pictures of which some pixels are gone, in batches over samples and states alike.
-
-    Args:
-        case: the samples.
-        states: what is gone; see `State`.
-        steps: how many shares the picture has.
-        places: when its pixels move, ``(B, H, W)``; see `order`.
-        replaced: ``rows (m,), gone (m, H, W) bool -> inputs (m, C, H, W)``: some samples without some pixels.
-        target: the score.
-        progress: called with (done, total) network evaluations.
-
-    Returns:
-        ``(B, states)``, float64.
-    """
-    pixels, count, device = places[0].numel(), len(states), case.x.device
-    rest = torch.tensor([rest for rest, _ in states], device=device)
-    limits = torch.tensor(
-        [-(-2 * pixels * t // steps) for _, t in states], device=device
-    )  # of whole numbers: rounded up
-
-    def make(i: Tensor) -> tuple[Tensor, Tensor]:
-        if progress:
-            progress(int(i[0]), len(case) * count)
-        rows, state = (i // count).to(device), (i % count).to(device)
-        first = places[rows] < limits[state][:, None, None]  # (m, H, W)
-        return replaced(rows, first ^ rest[state][:, None, None]), i // count
-
-    found = case.scores(len(case) * count, make, target).view(len(case), count)
-    if progress:
-        progress(found.numel(), found.numel())
-    return found
-
-
-def order(case: Case, granularity: Granularity = "pixels", side: float = 1 / 28) -> Tensor:
-    """When each pixel moves: twice the place of its piece's middle among all pixels, in their order.
-
-    A piece has moved at step t of T if its middle lies below the share: ``place T < 2 H W t``. Pieces are ordered by
-    the mean of the map in them, the largest first; ties are broken at random, by the seed and the picture.
-
-    Returns:
-        ``(B, H, W)``, int64.
-    """
-    key = ("order", granularity, side if granularity == "patches" else None)
-    return case.once(key, lambda: _places(case, _pieces(case, granularity, side)))
-
-
-def _pieces(case: Case, granularity: Granularity, side: float) -> Tensor | None:
-    """The piece of each pixel, ``(B, H, W)`` on the CPU; None for pixels by themselves."""
-    B, _, H, W = case.x.shape
-    if granularity == "pixels":
-        return None
-    if granularity == "superpixels":
-        return superpixels(case.model.to_pixels(case.x))
-    return patches(H, W, _side_in_pixels(side, H, W)).expand(B, H, W)
-
-
-def _places(case: Case, pieces: Tensor | None) -> Tensor:
-    maps = case.maps.detach().nan_to_num(0, 0, 0)
-    if pieces is None:
-        values, sizes = maps.flatten(1), torch.ones(maps[0].numel(), dtype=torch.int64).expand(len(maps), -1)
-    else:
-        count = int(pieces.max()) + 1
-        # Rounded, so that equal means are equal whatever the order of their sums.
-        values = segment_means(maps[:, None], pieces, count)[:, 0].float()
-        sizes = torch.stack([torch.bincount(one.flatten(), minlength=count) for one in pieces])
-    places = []
-    for value, size, generator in zip(values, sizes, generators(case.seed, "ties", sample_ids(case.x)), strict=True):
-        shuffled = torch.randperm(len(value), generator=generator).to(value.device)
-        ranked = shuffled[value[shuffled].argsort(descending=True, stable=True)]
-        moved = size.to(value.device)[ranked]
-        places.append(torch.empty_like(moved).scatter_(0, ranked, 2 * moved.cumsum(0) - moved))
-    found = torch.stack(places)  # (B, pieces)
-    return (found if pieces is None else found.gather(1, pieces.flatten(1))).view(maps.shape).to(case.x.device)
-
-
 def _by(case: Case, fill: Filling) -> Callable[[Tensor, Tensor], Tensor]:
     """Replaces pixels by a fill; see `scores_without`."""
     x, filled = case.x, filling(case.x, fill, *case.model.scale(case.x))
     return lambda rows, gone: torch.where(gone[:, None], filled[rows], x[rows])
-
-
-def _side_in_pixels(side: float, H: int, W: int) -> int:
-    pixels = round(side * min(H, W))
-    if pixels < 1:
-        raise ValueError(f"a patch of {side:g} of the shorter side of {H} x {W} pixels is none: make it larger")
-    return pixels
-
-
-def _check_side(side: float) -> None:
-    if not 0 < side <= 1:
-        raise ValueError(
-            f"a patch's side is a share of the picture's shorter side, above 0 and at most 1: got {side:g}"
-        )

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from faithmap.metrics.base import Better, Case, Measured, Metric
 from faithmap.metrics.imputation import imputed
+from faithmap.metrics.order import order, scores_without
 from faithmap.metrics.registry import register
-from faithmap.metrics.removal import measured, order, scores_without
+from faithmap.metrics.removal import measured
 from faithmap.sampling import generators, sample_ids
 from faithmap.targets import Target, first_tensor
 
