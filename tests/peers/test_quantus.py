@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import faithmap as fm
 from faithmap.metrics import area, rank_correlation, removal_curve, road_imputed, unit_scaled
 from faithmap.metrics.imputation import imputed
-from faithmap.metrics.removal import order
+from faithmap.metrics.order import order
 from faithmap.targets import Logit, Probability, Target
 from tests.peers.shared import case, error_of, judged_net, measured, raw, still
 
