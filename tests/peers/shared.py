@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import faithmap as fm
 from faithmap.methods import Result
+from faithmap.metrics import Case, Measured
+from faithmap.targets import Logit
 
 CLASSES = [3, 0, 1]
 """What the three samples of most comparisons are asked about."""
@@ -49,6 +51,35 @@ def _loud(net: nn.Sequential) -> nn.Sequential:
     """Float64, and with scores so large that the epsilons by which the others divide do not show."""
     net[-1].weight.data *= 300
     return net.double().eval()
+
+
+class InDouble(nn.Module):
+    """Float64 from here on: some of the others hand float32 to a network, whatever it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def judged_net(channels: int = 3, classes: int = 3) -> nn.Sequential:
+    """A network for metrics, of pictures of any size; its probabilities are neither all alike nor 0 and 1."""
+    net = nn.Sequential(
+        InDouble(), nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes),
+    ).double().eval()  # fmt: skip
+    net[-1].weight.data *= 10
+    return net
+
+
+def case(module: nn.Module, x: Tensor, maps: Tensor, classes: Sequence[int], **given: Any) -> Case:
+    """What our metrics judge: in float64, and with mean 0 and std 1, for the others know no normalisation."""
+    channels, *size = x.shape[1:]
+    model = fm.Classifier(module, size=tuple(size), mean=[0.0] * channels, std=[1.0] * channels)
+    return Case(model, x.double(), maps, Logit(list(classes)), **given)
+
+
+def measured(name: str, given: Case, **parameters: Any) -> Measured:
+    """What one of our metrics says."""
+    return fm.metrics.create(name, **parameters).measure(given)
 
 
 def raw(name: str, module: nn.Module, x: Tensor, target: Any, layer: str | None = None, **parameters: Any) -> Tensor:

@@ -16,10 +16,10 @@ from faithmap.metrics.localisation import energy_pointing, iou, pointing_game
 from faithmap.metrics.locality import cam_locality
 from faithmap.metrics.registry import available, create, get, register
 from faithmap.metrics.removal import area, removal_curve
+from faithmap.metrics.road import road_imputed
 from faithmap.metrics.sanity import relative_change, scrambled
 from faithmap.metrics.shapley import shap_cosine, shap_error
 from faithmap.metrics.verification import accuracy, eer_threshold, equal_error_rate, k_fold_accuracy, roc, tar_at_fmr
-from faithmap.metrics.road import road_imputed
 
 __all__ = [
     "Case",
@@ -50,11 +50,11 @@ __all__ = [
     "register",
     "relative_change",
     "removal_curve",
+    "road_imputed",
     "roc",
     "scrambled",
     "shap_cosine",
     "shap_error",
     "tar_at_fmr",
-    "road_imputed",
     "unit_scaled",
 ]
