@@ -15,10 +15,12 @@ from faithmap import datasets, methods, metrics
 from faithmap.batching import Progress
 from faithmap.bench.clean import Cleaned
 from faithmap.bench.engines import local
+from faithmap.bench.pages import to_markdown
 from faithmap.bench.plan import Unit, lacking, plan, problems
 from faithmap.bench.records import Record
 from faithmap.bench.run import Runner, UnitResult
 from faithmap.bench.spec import CONTROLS, Entry, Spec
+from faithmap.bench.tables import Row, summarize, to_csv
 from faithmap.datasets import Dataset, Example
 from faithmap.images import Picture
 from faithmap.methods import Method
@@ -51,13 +53,20 @@ class Evaluation:
     clean: Cleaned
     """What the model says of the untouched samples; of pairs with the threshold."""
 
-    def summary(self) -> list[Any]:
+    def summary(self) -> list[Row]:
         """A row for each method and part of a metric: means with intervals, differences to the controls, costs."""
-        from faithmap.bench.tables import summarize  # type: ignore[import-not-found, unused-ignore]
-
         people = {one.sample: one.subjects for one in self.clean.samples if one.genuine is not None}
         subjects = dict.fromkeys(self.spec.data, people) if people else None
-        return list(summarize(self.records, self.spec.metrics, subjects=subjects))
+        return summarize(self.records, self.spec.metrics, subjects=subjects)
+
+    def to_markdown(self) -> str:
+        """The summary as tables for people, with intervals, the best first."""
+        title = f"{', '.join(self.spec.models)} on {', '.join(self.spec.data)}"
+        return to_markdown(title, self.summary(), self.spec.metrics)
+
+    def to_csv(self) -> str:
+        """The summary with all that it holds, one line for each row."""
+        return to_csv(self.summary())
 
 
 def evaluate(
@@ -96,9 +105,15 @@ def evaluate(
         FileNotFoundError: the folder does not exist.
 
     Examples:
-        >>> found = evaluate(fm.load(), fm.datasets.load("photos"), ["grad-cam"], [], limit=1)
-        >>> [entry.label for entry in found.spec.entries]
-        ['random', 'centre-gaussian', 'edges', 'constant', 'grad-cam']
+        >>> photos = fm.datasets.load("photos")
+        >>> found = evaluate(fm.load(), photos, ["grad-cam"], ["average-drop"], limit=1, batch_size=1)
+        >>> for row in found.summary():
+        ...     print(f"{row.method}: {row.mean.mean:.1f}")
+        random: 1.0
+        centre-gaussian: 0.0
+        edges: 1.0
+        constant: 0.0
+        grad-cam: 0.0
     """
     model = require_model(model)
     wrong: list[str] = []

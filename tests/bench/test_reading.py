@@ -186,7 +186,7 @@ def test_all_problems_are_told_at_once_in_order_with_lines() -> None:
         ("line 17, methods[1].limit:", "at least 1: got 'x'"),
         ("line 18, methods[2]:", "write a name, or"),
         ("line 20, methods[4]:", "cam stands there twice"),
-        ("line 22, metrics[0]:", "did you mean area?"),
+        ("line 22, metrics[0]:", "did you mean area,"),
         ("line 24, metrics[2]:", "area stands there twice"),
         ("line 25, metrics[3]:", "boxed is for classification, which faces is not"),
         ("line 26, batch:", "a whole number: got 'many'"),

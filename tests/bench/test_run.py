@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import faithmap as fm
-from faithmap.bench.clean import eer_threshold
 from faithmap.bench.plan import Unit, plan
 from faithmap.bench.records import without_timings
 from faithmap.bench.run import Runner, clean
@@ -82,11 +81,6 @@ def test_pairs_have_similarities_and_the_threshold_of_equal_errors() -> None:
     assert found.threshold == pytest.approx(best[1], abs=1e-12)
     assert clean(tiny.spec_of(data, [], [], tiny.embedder(0.25)), "tiny", "net").threshold == 0.25
     assert clean(tiny.spec_of(data.take(1), [], [], model), "tiny", "net").threshold is None
-
-
-def test_of_several_thresholds_of_equal_errors_the_largest_is_taken() -> None:
-    """At .2 half of the impostors match and no genuine pair is lost, at .4 half match and all are: |.5| both times."""
-    assert eer_threshold(torch.tensor([0.2, 0.4, 0.1]), torch.tensor([True, False, False])) == pytest.approx(0.4)
 
 
 # --- values and costs

@@ -227,6 +227,7 @@ def test_shares_are_told_in_hundredths_with_medians_where_means_explode() -> Non
     class Drop(Area):
         name = "average-drop-in-deletion"
         parts = {"area": "higher"}  # noqa: RUF012
+        shares = True
 
     (cells,) = table(page(values("fame", 0.5, n=1), [Drop()]))[2:]
     assert cells[1] == "50.0 [50.0, 50.0], median 50.0"

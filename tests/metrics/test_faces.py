@@ -72,7 +72,7 @@ def literal(case: Case, i: int, insert: bool, fill: Tensor) -> tuple[list[float]
     similarities, right = [], []
     for tenths in range(11):
         shown = fill.clone() if insert else x.clone()
-        for p in order[: -(-tenths * len(order) // 10)]:
+        for p in order[: round(tenths * len(order) / 10)]:
             shown[:, p // W, p % W] = (x if insert else fill)[:, p // W, p % W]
         f, r = (case.model.module(one[None])[0] for one in (shown, case.partners[i]))
         s = float(f @ r / (f.norm() * r.norm()))

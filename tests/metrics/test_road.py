@@ -229,3 +229,22 @@ def test_pairs_are_followed_by_their_similarity(score: str) -> None:
 def test_parameters_are_checked(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         create("road", **given)
+
+
+def test_arcc_is_the_harmonic_mean_of_its_terms() -> None:
+    """Coherency and complexity as in ADCC, and ROAD over 20, 40, 60, 80 %, its negative values cut off."""
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 3)).double()
+    model = fm.Classifier(module, size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+    x, maps = torch.rand(4, 3, 8, 8, dtype=torch.float64), torch.rand(4, 8, 8, dtype=torch.float64)
+    maps[3] = 1.0
+    case = Case(model, x, maps, Logit([0, 1, 2, 0]), explain=lambda x, target, model=None: x.square().mean(dim=1))
+    found = fm.metrics.create("arcc").measure(case).values
+    adcc = fm.metrics.create("adcc").measure(case).values
+    curves = fm.metrics.create("road").measure(case).curves["road"]
+    for i in range(3):
+        road = sum(float(curves[i, level]) for level in (1, 3, 5, 7)) / 4
+        terms = [float(adcc["coherency"][i]), 1 - float(adcc["complexity"][i]), max(0.0, road)]
+        expected = 0.0 if min(terms) == 0 else 3 / sum(1 / term for term in terms)
+        assert float(found["arcc"][i]) == pytest.approx(expected, abs=1e-12)
+        assert float(found["arcc-road"][i]) == pytest.approx(road, abs=1e-12)
+    assert found["arcc"][3] == 0  # the whole picture

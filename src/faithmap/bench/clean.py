@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from faithmap.batching import Progress
 from faithmap.bench.plan import batches
@@ -16,6 +15,7 @@ from faithmap.bench.records import Clean
 from faithmap.bench.samples import Batch, Reader, embeddings, outputs_of
 from faithmap.bench.spec import Spec
 from faithmap.datasets import Dataset, Example, Pair
+from faithmap.metrics import eer_threshold
 from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
 from faithmap.targets import Logit, Probability, Similarity
@@ -88,10 +88,10 @@ def _classes(
 
 def _labels(model: Model, data: Dataset[Any]) -> Callable[[int | None], int | None]:
     """The model's class for a label of the data set: by its name where both know names, else the label itself."""
-    names, translate = getattr(model, "labels", None), getattr(data, "labels_for", None)
-    if names is None or data.classes is None or translate is None:
+    names = getattr(model, "labels", None)
+    if names is None or data.classes is None:
         return lambda label: label
-    known: list[int | None] = translate(names)
+    known: list[int | None] = data.labels_for(names)
     return lambda label: None if label is None else known[label]
 
 
@@ -135,15 +135,3 @@ def _threshold(found: Sequence[Clean]) -> float | None:
         return None
     scores, genuine = zip(*pairs, strict=True)
     return eer_threshold(torch.tensor(scores, dtype=torch.float64), torch.tensor(genuine))
-
-
-def eer_threshold(scores: Tensor, genuine: Tensor) -> float:
-    """Where as many impostors match as genuine pairs do not; of several the largest.
-
-    To be replaced by `faithmap.metrics.verification.eer_threshold`, which is the same.
-    """
-    candidates = torch.tensor(sorted(set(scores.tolist())), dtype=scores.dtype)
-    impostors = (scores[~genuine][:, None] >= candidates).double().mean(dim=0)
-    rejected = (scores[genuine][:, None] < candidates).double().mean(dim=0)
-    gap = (impostors - rejected).abs()
-    return float(candidates[gap <= gap.min() + 1e-12][-1])  # sums over different counts differ by rounding

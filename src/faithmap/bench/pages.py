@@ -12,14 +12,6 @@ from faithmap.words import spent
 
 WIDEST = 6
 """Parts in one table; with more, each family of metrics has tables of its own."""
-SHARES = (
-    *("deletion", "insertion", "removal", "road", "iou", "pointing-game", "energy-pointing", "adcc", "arcc"),
-    *("average-drop", "increase-in-confidence", "average-drop-in-deletion", "verification-deletion"),
-    *("verification-insertion", "patch-swap", "inpainting-game", "hiding-game"),
-)
-"""Metrics whose values are shares, told x 100 as papers do."""
-COSINES = ("similarity", "effect")
-"""Parts of theirs that are none."""
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 LEGEND = (
     "▲ beats random maps and the best control, △ random maps alone, ▽ loses to random maps: the 95 % interval of the "
@@ -43,7 +35,7 @@ def to_markdown(title: str, rows: Sequence[Row], metrics: Sequence[Metric]) -> s
 
 
 def _section(rows: Sequence[Row], metrics: Sequence[Metric]) -> Iterator[str]:
-    shares = {part for metric in metrics for part in metric.parts if _is_share(metric, part)}
+    shares = {part for metric in metrics for part in metric.parts if metric.is_share(part)}
     refused = {row.method for row in rows} - {row.method for row in rows if row.errors < row.samples}
     shown = [row for row in rows if row.method not in refused]
     costs = True
@@ -165,12 +157,6 @@ def _interval(found: Interval, share: bool) -> str:
 
 def _number(value: float, share: bool) -> str:
     return f"{100 * value:.1f}" if share else f"{value:.3g}"
-
-
-def _is_share(metric: Metric, part: str) -> bool:
-    logits = metric.parameters.get("score") == "logit"
-    cosine = any(word in part.split() for word in COSINES)
-    return metric.name in SHARES and not logits and not cosine
 
 
 def _cell(text: str) -> str:

@@ -100,6 +100,10 @@ class Told(Metric):
         values, curves = ({self._told(part): v for part, v in all.items()} for all in (found.values, found.curves))
         return Measured(values, curves)
 
+    def is_share(self, part: str) -> bool:
+        """The metric's."""
+        return self.metric.is_share(part.removesuffix(f" {self.suffix}"))
+
     def check(self, model: Model) -> None:
         """The metric's."""
         self.metric.check(model)

@@ -184,10 +184,16 @@ class Metric(Registered, ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What a case must hold for it, beyond model, inputs, maps and target."""
     task: ClassVar[Literal["classification", "verification", "any"]] = "any"
+    shares: ClassVar[bool] = False
+    """Whether its values are shares, which tables print x 100; see `is_share`."""
 
     @abstractmethod
     def measure(self, case: Case) -> Measured:
         """One value per sample and part."""
+
+    def is_share(self, part: str) -> bool:
+        """Whether a part is a share of something."""
+        return self.shares
 
     def check(self, model: Model) -> None:
         """Raise, before any work, if this model's maps cannot be judged by it."""

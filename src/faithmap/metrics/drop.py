@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from faithmap.metrics.base import Better, Case, Measured, Metric, unit_scaled
+from faithmap.metrics.base import Better, Case, Explain, Measured, Metric, unit_scaled
 from faithmap.metrics.registry import register
 
 
@@ -123,6 +123,17 @@ def complexity(maps: Tensor) -> Tensor:
     return maps.double().mean(dim=(1, 2))
 
 
+def harmonic_mean(*terms: Tensor) -> Tensor:
+    """``n / (1/a + 1/b + ...)`` of terms ``(B,)`` in [0, 1]; 0 where one is 0, whatever the others are or if they are.
+
+    Examples:
+        >>> harmonic_mean(torch.tensor([1.0, 0.0]), torch.tensor([0.5, torch.nan]))
+        tensor([0.6667, 0.0000])
+    """
+    every = torch.stack(terms)
+    return torch.where((every == 0).any(dim=0), 0, len(terms) / (1 / every).sum(dim=0))
+
+
 def adcc(coherent: Tensor, covered: Tensor, lost: Tensor) -> Tensor:
     """The harmonic mean of coherency, 1 - complexity and 1 - average drop, ``3 / (1/a + 1/b + 1/c)``.
 
@@ -141,8 +152,7 @@ def adcc(coherent: Tensor, covered: Tensor, lost: Tensor) -> Tensor:
         >>> adcc(torch.tensor([1.0, torch.nan]), torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.0]))
         tensor([0.6000, 0.0000])
     """
-    terms = torch.stack([coherent, 1 - covered, 1 - lost])
-    return torch.where((terms == 0).any(dim=0), 0, 3 / (1 / terms).sum(dim=0))
+    return harmonic_mean(coherent, 1 - covered, 1 - lost)
 
 
 @register("average-drop")
@@ -161,6 +171,7 @@ class AverageDrop(Metric):
 
     parts: ClassVar[Mapping[str, Better]] = {"average-drop": "lower"}
     task = "classification"
+    shares = True
 
     def measure(self, case: Case) -> Measured:
         """One evaluation for Y and one for O, which other metrics share."""
@@ -181,6 +192,7 @@ class IncreaseInConfidence(Metric):
 
     parts: ClassVar[Mapping[str, Better]] = {"increase-in-confidence": "higher"}
     task = "classification"
+    shares = True
 
     def measure(self, case: Case) -> Measured:
         """One evaluation for Y and one for O, which other metrics share."""
@@ -203,6 +215,7 @@ class AverageDropInDeletion(Metric):
 
     parts: ClassVar[Mapping[str, Better]] = {"average-drop-in-deletion": "higher"}
     task = "classification"
+    shares = True
 
     def measure(self, case: Case) -> Measured:
         """One evaluation for Y and one for D, which other metrics share."""
@@ -232,15 +245,25 @@ class ADCC(Metric):
     }
     needs = frozenset({"explain"})
     task = "classification"
+    shares = True
 
     def measure(self, case: Case) -> Measured:
         """One evaluation for Y and one for O, and a map of x * M."""
         explain = self._given(case.explain, "explain")
-        mask = case.shown.nan_to_num(nan=1.0)  # no method takes a picture of NaN; the value is NaN all the same
-        again = unit_scaled(explain(case.masked(torch.arange(len(case)), mask), case.target))
-        terms = (coherency(case.shown, again), complexity(case.shown), average_drop(case.clean, case.kept))
+        terms = (coherency_of(case, explain), complexity(case.shown), average_drop(case.clean, case.kept))
         found = (adcc(*terms), *terms)
         return Measured(dict(zip(self.parts, found, strict=True)))
+
+
+def coherency_of(case: Case, explain: Explain) -> Tensor:
+    """`coherency` of a case's maps, ``(B,)``; one map of x * M each, for all metrics that ask."""
+
+    def compute() -> Tensor:
+        mask = case.shown.nan_to_num(nan=1.0)  # no method takes a picture of NaN; the value is NaN all the same
+        again = explain(case.masked(torch.arange(len(case)), mask), case.target)
+        return coherency(case.shown, unit_scaled(again))
+
+    return case.once("coherency", compute)
 
 
 def _share(lost: Tensor, clean: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ class _OfPairs(Metric):
 
     task: ClassVar[Literal["verification"]] = "verification"
 
+    def is_share(self, part: str) -> bool:
+        """All but similarities and their changes."""
+        return not part.endswith(("similarity", "effect"))
+
     def check(self, model: Model) -> None:
         """Only a face recogniser decides pairs."""
         if not isinstance(model, FaceEmbedder):

@@ -121,6 +121,7 @@ class _Localised(Metric):
 
     needs = frozenset({"truth"})
     task = "classification"
+    shares = True
 
     def _truth(self, case: Case) -> Tensor:
         return self._given(case.first if self.boxes == "first" else case.truth, "truth")

@@ -115,6 +115,10 @@ class _Removing(Metric):
             raise ValueError(f"{self.name}'s steps are 2 or more, or all maps have one value: got {self.steps}")
         check_side(self.side)
 
+    def is_share(self, part: str) -> bool:
+        """Probabilities are, logits are not."""
+        return self.score == "probability"
+
     def check(self, model: Model) -> None:
         if self.granularity == "patches":
             side_in_pixels(self.side, *model.size)

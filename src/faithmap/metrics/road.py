@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from faithmap.metrics.base import Better, Case, Measured, Metric
+from faithmap.metrics.drop import coherency_of, complexity, harmonic_mean
 from faithmap.metrics.imputation import imputed
 from faithmap.metrics.order import order, scores_without
 from faithmap.metrics.registry import register
 from faithmap.metrics.removal import measured
 from faithmap.sampling import generators, sample_ids
-from faithmap.targets import Target, first_tensor
+from faithmap.targets import Logit, Target, first_tensor
 
 
 def road_imputed(x: Tensor, gone: Tensor, *, noise: float = 0.01, seed: int = 0) -> Tensor:
@@ -77,23 +78,67 @@ class Road(Metric):
         if self.noise < 0:
             raise ValueError(f"road's noise is a standard deviation: got {self.noise}")
 
+    def is_share(self, part: str) -> bool:
+        """Probabilities are, logits are not."""
+        return self.score != "logit"
+
     def measure(self, case: Case) -> Measured:
+        """18 evaluations, which other metrics share."""
+        scores = case.once(("road", self.noise, self.score), lambda: self._scores(case))
+        morf, lerf = scores[:, :9], scores[:, 9:]
+        curves = {"road": lerf - morf, "road-morf": morf, "road-lerf": lerf}
+        return measured(case, {part: (curve.mean(dim=1), curve) for part, curve in curves.items()})
+
+    def _scores(self, case: Case) -> Tensor:
+        """Most relevant first at 10, 20, ..., 90 %, then least relevant first, ``(B, 18)``."""
         x, noise = case.x, self.noise * _noise(case.x, case.seed)
-        classes = getattr(case.target, "k", None)
-        target: Target
-        if self.score == "accuracy":
-            target = _Predicted(classes) if isinstance(classes, Tensor) else case.target
-        else:
-            target = case.score(self.score)
+        target = case.score("logit" if self.score == "accuracy" else self.score)
+        if self.score == "accuracy" and isinstance(target, Logit):
+            target = _Predicted(torch.as_tensor(target.k))
 
         def replaced(rows: Tensor, gone: Tensor) -> Tensor:
             return imputed(x[rows], gone) + noise[rows] * gone[:, None]
 
         states = [(False, t) for t in range(1, 10)] + [(True, t) for t in range(9, 0, -1)]
-        scores = scores_without(case, states, 10, order(case), replaced, target)
-        morf, lerf = scores[:, :9], scores[:, 9:]
-        curves = {"road": lerf - morf, "road-morf": morf, "road-lerf": lerf}
-        return measured(case, {part: (curve.mean(dim=1), curve) for part, curve in curves.items()})
+        return scores_without(case, states, 10, order(case), replaced, target)
+
+
+@register("arcc")
+@dataclass(frozen=True)
+class ARCC(Metric):
+    """ADCC with ROAD in the place of the average drop: the harmonic mean of coherency, 1 - complexity and ROAD.
+
+    ROAD is ``max(0, mean of lerf - morf)`` over 20, 40, 60 and 80 % of the pixels, in probabilities; see `road`. A map
+    of the whole picture, whose average drop is 0, gets 0 here as it does in ADCC: it has no coherency and no order.
+
+    Args:
+        noise: as for `road`.
+
+    Source: Refine-CAM, arXiv 2605.14641, as its authors' code in pytorch-grad-cam 1.5.7 has it.
+
+    Examples:
+        >>> list(ARCC().parts)
+        ['arcc', 'arcc-coherency', 'arcc-complexity', 'arcc-road']
+    """
+
+    parts: ClassVar[Mapping[str, Better]] = {
+        "arcc": "higher",
+        "arcc-coherency": "higher",
+        "arcc-complexity": "lower",
+        "arcc-road": "higher",
+    }
+    needs = frozenset({"explain"})
+    task = "classification"
+    shares = True
+    noise: float = 0.01
+
+    def measure(self, case: Case) -> Measured:
+        """The evaluations of `road` and a map of x * M."""
+        explain = self._given(case.explain, "explain")
+        road = Road(noise=self.noise).measure(case).curves["road"][:, 1:8:2].mean(dim=1)
+        terms = (coherency_of(case, explain), complexity(case.shown), road.to(case.x.device))
+        found = harmonic_mean(terms[0], 1 - terms[1], terms[2].clamp_min(0))
+        return Measured(dict(zip(self.parts, (found, *terms), strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
