@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     )
     from faithmap.attribution import Attribution, LocationMaps, PairAttribution
     from faithmap.comparison import Comparison, PairComparison
+    from faithmap.evaluation import Evaluation, evaluate
     from faithmap.models import Classifier, FaceEmbedder, load
+    from faithmap.recommendation import Recommendation, recommend
     from faithmap.running import DegenerateMapWarning
+    from faithmap.verification import VerificationReport, verification_report
 
 __version__ = _version("faithmap")
 
@@ -33,8 +36,11 @@ _NAMES = {
     ),
     "attribution": ("Attribution", "LocationMaps", "PairAttribution"),
     "comparison": ("Comparison", "PairComparison"),
+    "evaluation": ("Evaluation", "evaluate"),
     "models": ("Classifier", "FaceEmbedder", "load"),
+    "recommendation": ("Recommendation", "recommend"),
     "running": ("DegenerateMapWarning",),
+    "verification": ("VerificationReport", "verification_report"),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
@@ -43,15 +49,19 @@ __all__ = [
     "Classifier",
     "Comparison",
     "DegenerateMapWarning",
+    "Evaluation",
     "FaceEmbedder",
     "LocationMaps",
     "PairAttribution",
     "PairComparison",
+    "Recommendation",
+    "VerificationReport",
     "attribution",
     "compare",
     "compare_pair",
     "datasets",
     "draw",
+    "evaluate",
     "explain",
     "explain_locations",
     "explain_pair",
@@ -61,7 +71,9 @@ __all__ = [
     "methods",
     "metrics",
     "models",
+    "recommend",
     "targets",
+    "verification_report",
 ]
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: the commands do it, --help d
     from torch import Tensor
 
     from faithmap.methods import Method
-    from faithmap.models import Classifier, Model
+    from faithmap.models import Classifier, FaceEmbedder, Model
 
 MODEL, OUT = "efficientnet-lite0", Path("faithmap-out")
 MOST_PLACES = 1024
@@ -53,7 +53,10 @@ MOST_PLACES = 1024
 
 Option, Argument = typer.Option, typer.Argument
 Images = Annotated[list[Path], Argument(metavar="IMAGE", help="Photos in any common format.")]
-Face = Annotated[Path, Argument(help="An aligned face crop.", show_default=False)]
+Pictures = Annotated[
+    Path | None,
+    Option("--pictures", metavar="DIR", help="Where the pictures of a CSV of pairs are; beside it by default."),
+]
 ModelName = Annotated[str, Option("--model", "-m", metavar="M", help="See [bold]faithmap list models[/].")]
 Methods = Annotated[str, Option("--methods", metavar="A,B", help="See [bold]faithmap list methods[/].")]
 Setting = Annotated[
@@ -251,9 +254,55 @@ def compare(
 
 
 @app.command()
+def recommend(
+    folder: Annotated[
+        Path, Argument(metavar="FOLDER", help="Pictures of yours; for faces a CSV of pairs.", show_default=False)
+    ],
+    model: ModelName = MODEL,
+    methods: Annotated[
+        str | None, Option("--methods", metavar="A,B", help="By default every one that fits the model and the budget.")
+    ] = None,
+    budget: Annotated[
+        int, Option(min=1, metavar="N", help="Steps per picture that a method may take: 1 pass, 75 of FAME.")
+    ] = 100,
+    limit: Annotated[int, Option(min=1, metavar="N", help="On how many of the pictures, spread evenly.")] = 24,
+    pictures: Pictures = None,
+    device: Device = "cpu",
+    out: Out = OUT,
+    setting: Setting = None,
+    seed: Seed = 0,
+    batch_size: Annotated[int, Option("--batch-size", min=1, metavar="N", help="Pictures per network call.")] = 8,
+    as_json: AsJSON = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Say which method to trust for this model, from pictures of yours: with intervals, cost, and controls to beat.
+
+    No labels are needed. Every method explains every picture, and the order in
+    which it puts the pixels is tested on the network. Where none is better than
+    a Gaussian in the middle of the picture, that is the answer.
+    """
+    screen = screen_for(as_json, quiet, verbose)
+    with asking():
+        chosen = None if methods is None else chosen_methods(methods, setting)
+        if methods is None and setting:
+            raise ValueError("--set needs --methods: name the methods whose parameters it sets")
+        check_folder(out)
+        net = load_model(model, device)
+        from faithmap.judging import recommended
+    ask = {"budget": budget, "limit": limit, "batch_size": batch_size, "seed": seed}
+    return recommended(screen, net, folder, pictures, out, chosen, ask)
+
+
+@app.command()
 def verify(
-    probe: Face,
-    gallery: Face,
+    probe: Annotated[Path | None, Argument(help="An aligned face crop.", show_default=False)] = None,
+    gallery: Annotated[Path | None, Argument(help="The face it is compared with.", show_default=False)] = None,
+    pairs: Annotated[
+        Path | None,
+        Option("--pairs", metavar="CSV", help="Instead of two faces: gallery, probe, genuine in each row."),
+    ] = None,
+    pictures: Pictures = None,
     model: Annotated[
         str | None, Option("--model", "-m", metavar="M", help="A face recogniser: see [bold]faithmap list models[/].")
     ] = None,
@@ -273,60 +322,33 @@ def verify(
 ) -> int:
     """Show why two faces match, or do not: what is alike (e+) and what differs (e-).
 
+    With --pairs: how well the recogniser verifies a list of pairs, with error
+    rates, intervals over people, and where the threshold comes from.
+
     Faces are personal data. The figures in --out show both faces, since you ask
     for them; the .safetensors files hold maps and how they were made, no pixels
     and no embeddings. Nothing leaves this machine.
     """
     screen = screen_for(as_json, quiet, verbose)
     with asking():
+        if (pairs is None) == (probe is None or gallery is None):
+            raise ValueError("verify takes two faces, PROBE GALLERY, or a list of pairs, --pairs pairs.csv")
         chosen = chosen_methods(methods, setting)
         check_folder(out)
-        if threshold is not None and not -1 <= threshold <= 1:
-            raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
-        from faithmap import api, compare_pair, running
-        from faithmap.models import FaceEmbedder
-        from faithmap.models.load import SOURCES
+        net = _recogniser(model, threshold, device, precision)
+    if pairs is not None:
+        from faithmap.judging import reported
 
-        known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
-        if model is None:
-            raise ValueError(f"verify needs --model, a face recogniser with the file of its weights: {known}")
-        net = load_model(model, device, precision)
-        if not isinstance(net, FaceEmbedder):
-            raise ValueError(f"{model} is no face recogniser: use {known}")
-        net.threshold = threshold
+        return reported(screen, net, pairs, pictures, out, batch_size)
+    assert probe is not None
+    assert gallery is not None
+    with asking():
+        from faithmap import api, running
+
         chosen = running.able(net, chosen, api.A_PAIR) if methods == "all" else chosen
         check_layers(net, chosen)
-        net.read([probe, gallery])
-        folder = made_folder(out)
-        ask: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "precision": precision, "progress": screen.bar}
-        found = compare_pair(net, probe, gallery, chosen, **ask)
-    pairs = list(found.values())
-    (stem,) = free_stems([f"{probe.stem}-{gallery.stem}"], f".{chosen[0].name}.png", out, [probe, gallery])
-    sheet = None if len(chosen) == 1 else save_picture(found.figure(), folder / f"{stem}.compare.png")
-    told = []
-    for pair in pairs:
-        how = pair.probe.similar.provenance
-        path = save_picture(pair.figure(f"{net.name}, {pair.method}"), folder / f"{stem}.{pair.method}.png")
-        about = {"method": pair.method, "parameters": how["parameters"], "seconds": how["seconds"]}
-        about["evaluations"] = {name: round(count * how["images"]) for name, count in how["evaluations"].items()}
-        about["degenerate"] = {name: one["samples"][0].get("degenerate") for name, one in pair.provenance.items()}
-        told.append({**about, "figure": str(path), "file": str(pair.save(path.with_suffix(".safetensors")))})
-    score, match = pairs[0].score, pairs[0].match
-    answer = {"score": score, "threshold": threshold, "match": match}
-    about = {"model": net.name, "probe": str(probe), "gallery": str(gallery), **answer, "methods": told}
-    agreement = found.agreement()
-    screen.document({**about, "refused": found.refused, "agreement": agreement, "sheet": sheet and str(sheet)})
-    for name, why in found.refused.items():
-        tell("warning" if methods == "all" else "error", f"{name}: {why}")
-    decision = "no decision without --threshold" if match is None else "match" if match else "no match"
-    against = "" if threshold is None else f", threshold {threshold:.3f}"
-    screen.line(f"{probe} and {gallery}: similarity {score:.3f}{against}: {decision}", style="bold")
-    rows = [(t["method"], seconds(t["seconds"]), spent(t["evaluations"]), f"{t['figure']}\n{t['file']}") for t in told]
-    screen.table(("method", "seconds", "evaluations", "files"), rows)
-    if sheet is not None:
-        screen.agreement(agreement, 2)
-        screen.line(f"all maps: {sheet}")
-    return exit_code(len(told), [] if methods == "all" else list(found.refused))
+    ask: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "precision": precision, "progress": screen.bar}
+    return _draw_pair(screen, net, (probe, gallery), out, chosen, ask, all_asked=methods == "all")
 
 
 @app.command()
@@ -475,6 +497,69 @@ def _readable(net: Model, images: Sequence[Path], failed: list[dict[str, str]]) 
             return None
 
     return {image: x for image in dict.fromkeys(images) if (x := read(image)) is not None}
+
+
+def _recogniser(model: str | None, threshold: float | None, device: str, precision: str) -> FaceEmbedder:
+    """The face recogniser with its threshold."""
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
+    from faithmap.models import FaceEmbedder
+    from faithmap.models.load import SOURCES
+
+    known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
+    if model is None:
+        raise ValueError(f"verify needs --model, a face recogniser with the file of its weights: {known}")
+    net = load_model(model, device, precision)
+    if not isinstance(net, FaceEmbedder):
+        raise ValueError(f"{model} is no face recogniser: use {known}")
+    net.threshold = threshold
+    return net
+
+
+def _draw_pair(
+    screen: Screen,
+    net: FaceEmbedder,
+    faces: tuple[Path, Path],
+    out: Path,
+    chosen: Sequence[Method],
+    ask: dict[str, Any],
+    *,
+    all_asked: bool,
+) -> int:
+    from faithmap import compare_pair
+
+    probe, gallery = faces
+    with asking():
+        net.read([probe, gallery])
+        folder = made_folder(out)
+        found = compare_pair(net, probe, gallery, chosen, **ask)
+    explained = list(found.values())
+    (stem,) = free_stems([f"{probe.stem}-{gallery.stem}"], f".{chosen[0].name}.png", out, [probe, gallery])
+    sheet = None if len(chosen) == 1 else save_picture(found.figure(), folder / f"{stem}.compare.png")
+    told = []
+    for pair in explained:
+        how = pair.probe.similar.provenance
+        path = save_picture(pair.figure(f"{net.name}, {pair.method}"), folder / f"{stem}.{pair.method}.png")
+        about = {"method": pair.method, "parameters": how["parameters"], "seconds": how["seconds"]}
+        about["evaluations"] = {name: round(count * how["images"]) for name, count in how["evaluations"].items()}
+        about["degenerate"] = {name: one["samples"][0].get("degenerate") for name, one in pair.provenance.items()}
+        told.append({**about, "figure": str(path), "file": str(pair.save(path.with_suffix(".safetensors")))})
+    score, match = explained[0].score, explained[0].match
+    answer = {"score": score, "threshold": net.threshold, "match": match}
+    about = {"model": net.name, "probe": str(probe), "gallery": str(gallery), **answer, "methods": told}
+    agreement = found.agreement()
+    screen.document({**about, "refused": found.refused, "agreement": agreement, "sheet": sheet and str(sheet)})
+    for name, why in found.refused.items():
+        tell("warning" if all_asked else "error", f"{name}: {why}")
+    decision = "no decision without --threshold" if match is None else "match" if match else "no match"
+    against = "" if net.threshold is None else f", threshold {net.threshold:.3f}"
+    screen.line(f"{probe} and {gallery}: similarity {score:.3f}{against}: {decision}", style="bold")
+    rows = [(t["method"], seconds(t["seconds"]), spent(t["evaluations"]), f"{t['figure']}\n{t['file']}") for t in told]
+    screen.table(("method", "seconds", "evaluations", "files"), rows)
+    if sheet is not None:
+        screen.agreement(agreement, 2)
+        screen.line(f"all maps: {sheet}")
+    return exit_code(len(told), [] if all_asked else list(found.refused))
 
 
 def _draw_places(screen: Screen, net: Model, image: Path, out: Path, iterations: int, ask: dict[str, Any]) -> int:

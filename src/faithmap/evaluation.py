@@ -44,7 +44,13 @@ METRICS_OF_PAIRS = ("verification-deletion", "verification-insertion")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """What `evaluate` found.
+
+    Examples:
+        >>> found = evaluate(fm.load(), fm.datasets.load("photos"), [], ["average-drop"], batch_size=3)
+        >>> len(found.records), found.to_csv().partition(",")[0]  # three photos, four controls
+        (12, 'data')
+    """
 
     spec: Spec
     """What was asked, with the controls."""
@@ -117,7 +123,7 @@ def evaluate(
     """
     model = require_model(model)
     wrong: list[str] = []
-    data = _dataset(dataset)
+    data = as_dataset(dataset)
     chosen = _methods(model, methods, wrong)
     judges = _metrics(model, data, metrics, wrong)
     for name, value in (("limit", limit), ("batch_size", batch_size)):
@@ -179,7 +185,8 @@ class _Given(Dataset[Example]):
             yield Example(name if often[name] == 1 else f"{place} {name}", picture)
 
 
-def _dataset(given: Any) -> Dataset[Any]:
+def as_dataset(given: Any) -> Dataset[Any]:
+    """A data set as it is; a folder or a list of pictures as one."""
     if isinstance(given, Dataset):
         return given
     if isinstance(given, (str, os.PathLike)):

@@ -2,17 +2,124 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from faithmap import methods as registered
+from faithmap.batching import Progress
+from faithmap.bench.records import Record
+from faithmap.bench.spec import CONTROLS
 from faithmap.charts import interval_chart
+from faithmap.datasets import Dataset
+from faithmap.evaluation import Evaluation, as_dataset, evaluate
+from faithmap.images import Picture
 from faithmap.methods import Method
 from faithmap.metrics import Interval, bootstrap
+from faithmap.models.base import Model, require_model
+from faithmap.models.face import FaceEmbedder
+from faithmap.running import Methods, able
+from faithmap.targets import Logit, Similarity
 
 Subjects = Sequence[tuple[str, str]] | None
+CRITERION = "lerf - morf"
+"""Of the metric `removal`: insertion less deletion, with blur for what is absent."""
+
+
+def recommend(
+    model: Model,
+    dataset: Dataset[Any] | str | os.PathLike[str] | Sequence[Picture],
+    methods: Methods = None,
+    *,
+    budget: int = 100,
+    limit: int = 24,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool | Progress | None = None,
+) -> Recommendation:
+    """Which method to trust for this model on these pictures; no labels or boxes are needed.
+
+    Every method explains every picture, and its order of the pixels is tested: the probability of the predicted class
+    as the most important pixels enter a blurred picture, less that as they leave the picture, averaged over shares of
+    0, 10, ..., 100 %. A method is recommended only if it beats the best control with an interval that holds for all
+    methods at once; of those that these pictures do not tell from the best, the one of the fewest network evaluations.
+    Of pairs of faces the genuine ones are taken, and the similarity is followed.
+
+    Args:
+        model: a `Classifier`, or a `FaceEmbedder` for pairs.
+        dataset: a folder of pictures, a list of them, or a data set; pairs as a data set.
+        methods: names, or methods with their parameters; by default every one that can explain the model within the
+            budget.
+        budget: the steps of work per picture that a method may take, where none are named: FAME's iterations, RISE's
+            masks; 1 for methods of one pass.
+        limit: how many pictures, spread evenly. With fewer than 24 hardly anything can be shown.
+        batch_size: pictures per network call.
+        seed: of all that is random.
+        progress: True for a bar, or a function of (done, total).
+
+    Returns:
+        A `Recommendation`: ``method``, None where no method beats the controls; ``str()`` says why, `figure` shows it.
+
+    Raises:
+        ValueError: something given does not fit; the message says what would.
+        FileNotFoundError: the folder does not exist.
+
+    Examples:
+        >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], batch_size=3)
+        >>> found.method is None, found.verdict.control  # three photos show nothing
+        (True, 'centre-gaussian')
+    """
+    model = require_model(model)
+    if budget < 1 or limit < 1:
+        raise ValueError(f"budget and limit are at least 1: got {budget} and {limit}")
+    data, faces = as_dataset(dataset), isinstance(model, FaceEmbedder)
+    if faces and data.task == "verification":
+        data = data.only(lambda pair: pair.genuine)
+    left_out: dict[str, str] = {}
+    if methods is None:
+        everything = [registered.create(name) for name in registered.available()]
+        fitting = able(model, everything, Similarity(torch.ones(1)) if faces else Logit(0))
+        methods, left_out = candidates(fitting, budget)
+    ask: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "seed": seed, "progress": progress}
+    found = evaluate(model, data, methods, ["removal"], **ask)
+    values, costs, refused = _values(found)
+    pairs = [one.subjects for one in found.clean.samples] if faces else None
+    verdict = judged(values, CONTROLS, costs, subjects=pairs)
+    chosen = next((entry.method for entry in found.spec.entries if entry.label == verdict.chosen), None)
+    return Recommendation(chosen, verdict, model.name, len(found.clean.samples), _WHAT[faces], left_out | refused)
+
+
+_WHAT = {
+    False: "the probability of the predicted class as the most important pixels enter a blurred picture, less that as "
+    "they leave the picture",
+    True: "the similarity to the gallery as the most important pixels enter a blurred probe, less that as they leave "
+    "the probe",
+}
+
+
+def _values(found: Evaluation) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]], dict[str, str]]:
+    """By method the criterion of each sample ``(n,)``, what it costs, and why some have no value at all."""
+    rows: dict[str, dict[str, Record]] = {entry.label: {} for entry in found.spec.entries}
+    for record in found.records:
+        if record.part == CRITERION:
+            rows[record.method][record.sample] = record
+    values, costs, refused = {}, {}, {}
+    for label, of in rows.items():
+        got = [of[one.sample].value for one in found.clean.samples]
+        values[label] = torch.tensor([math.nan if v is None else v for v in got], dtype=torch.float64)
+        ran = [record for record in of.values() if record.value is not None]
+        if not ran:
+            refused[label] = next((record.error for record in of.values() if record.error), "it has no value")
+            continue
+        spent = sum(record.forward + record.backward for record in ran) / len(ran)
+        costs[label] = spent, sum(record.seconds for record in ran) / len(ran)
+    return values, costs, refused
 
 
 @dataclass(frozen=True)
@@ -20,6 +127,11 @@ class Recommendation:
     """The method to take for this model, with the evidence; or that none is better than a control.
 
     ``str()`` says it in words, `figure` draws it, and `verdict` holds every number.
+
+    Examples:
+        >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], batch_size=3)
+        >>> print(str(found).partition(":")[0])
+        None of 1 method is better than the control centre-gaussian for efficientnet-lite0 on these 3 samples
     """
 
     method: Method | None
@@ -95,7 +207,7 @@ def judged(
 
     A method beats the controls if the interval of its difference to the best of them, paired by sample, is above 0.
     With m methods the interval has the level ``1 - (1 - level) / m`` (Bonferroni): else the best of many would be above
-    a control by luck.
+    a control by luck. For the same reason it takes at least ``1 + log2(m / (1 - level))`` samples.
 
     Args:
         values: one value per sample ``(n,)`` for each method and control; higher is better.
@@ -115,13 +227,15 @@ def judged(
     control = max((label for label in means if label in controls), key=lambda label: means[label].mean)
     methods = [label for label in means if label not in controls]
     strict = 1 - (1 - level) / max(1, len(methods))
+    # So few samples have all differences of one sign by chance too often for any claim.
+    fewest = 1 + math.log2(1 / (1 - strict))
 
     def over(label: str, other: str, at: float) -> Interval:
         # Far out in the tails stand few draws: take more.
         return bootstrap(values[label] - values[other], subjects=subjects, level=at, draws=10_000)
 
     ahead = {label: over(label, control, strict) for label in means}
-    winners = [label for label in methods if ahead[label].low > 0]
+    winners = [label for label in methods if ahead[label].low > 0 and ahead[label].samples >= fewest]
     best = max(winners, key=lambda label: means[label].mean, default=None)
     behind = {label: None if best is None else over(best, label, level) for label in means}
     tied = [label for label in winners if (gap := behind[label]) is not None and gap.low <= 0]
@@ -140,7 +254,7 @@ def _words(found: Recommendation) -> list[str]:
     lines = []
     if verdict.chosen is None:
         lines.append(
-            f"None of {tried} methods is better than the control {verdict.control} for {found.model} on these "
+            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} for {found.model} on these "
             f"{found.samples} samples: {_MEANING.get(verdict.control, verdict.control)} explains them as well. "
             "A method may still be better on others: give more samples, or trust no map here."
         )

@@ -20,6 +20,7 @@ from faithmap.images import Picture
 from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.verification import TrueAccepts, decided_right, eer_threshold, equal_error_rate, tar_at_fmr
 from faithmap.models.face import FaceEmbedder
+from faithmap.running import reporting
 from faithmap.words import percent
 
 RATES = (1e-3, 1e-4)
@@ -233,7 +234,7 @@ def verification_report(
     face: FaceEmbedder,
     pairs: Sequence[Pair],
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
 ) -> VerificationReport:
     """Embed each distinct picture once, compare each pair, and tell how well the threshold decides.
 
@@ -243,7 +244,7 @@ def verification_report(
         face: the recogniser.
         pairs: a data set of pairs, or a list of `datasets.Pair`.
         batch_size: pictures per network call.
-        progress: called with (done, total) pictures.
+        progress: True for a bar, or a function of (done, total) pictures.
 
     Raises:
         ValueError: the model is no face recogniser, or of one kind of pairs there is none, or none that could be read.
@@ -261,7 +262,8 @@ def verification_report(
         raise ValueError(f"a FaceEmbedder is due: got {type(face).__name__}")
     _require_both([pair.genuine for pair in pairs], "")
     pictures = {_key(picture): picture for pair in pairs for picture in (pair.probe, pair.gallery)}
-    embeddings = dict(zip(pictures, _embedded(face, list(pictures.values()), batch_size, progress), strict=True))
+    with reporting(progress, f"{len(pictures)} faces") as report:
+        embeddings = dict(zip(pictures, _embedded(face, list(pictures.values()), batch_size, report), strict=True))
     kept, scores, unread = [], [], []
     for number, pair in enumerate(pairs, start=1):
         probe, gallery = embeddings[_key(pair.probe)], embeddings[_key(pair.gallery)]

@@ -226,6 +226,21 @@ class Dataset(Registered, Sequence[E], ABC, Generic[E]):
         some.__dict__["examples"] = [self.examples[i] for i in kept]
         return some
 
+    def only(self: D, keep: Callable[[Any], bool]) -> D:
+        """The same data set with those examples alone that are to be kept.
+
+        Args:
+            keep: tells of each example whether it is.
+
+        Raises:
+            ValueError: none is kept.
+        """
+        some = copy.copy(self)
+        some.__dict__["examples"] = [one for one in self.examples if keep(one)]
+        if not some.examples:
+            raise ValueError(f"{self.name} holds {len(self)} examples, and none of those that are asked for")
+        return some
+
     def _kinds(self, rows: Sequence[int]) -> list[list[int]]:
         """The rows of each label, or of genuine and impostor pairs."""
         kinds: dict[object, list[int]] = {}
