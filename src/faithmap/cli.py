@@ -55,7 +55,7 @@ Option, Argument = typer.Option, typer.Argument
 Images = Annotated[list[Path], Argument(metavar="IMAGE", help="Photos in any common format.")]
 Pictures = Annotated[
     Path | None,
-    Option("--pictures", metavar="DIR", help="Where the pictures of a CSV of pairs are; beside it by default."),
+    Option("--pictures", metavar="DIR", help="Where the pictures of a CSV of pairs are, if not beside it."),
 ]
 ModelName = Annotated[str, Option("--model", "-m", metavar="M", help="See [bold]faithmap list models[/].")]
 Methods = Annotated[str, Option("--methods", metavar="A,B", help="See [bold]faithmap list methods[/].")]

@@ -1,4 +1,4 @@
-"""What the commands ``recommend`` and ``verify --pairs`` do: they judge methods, or a recogniser, and tell the evidence."""
+"""The commands ``recommend`` and ``verify --pairs``: they judge methods, or a recogniser, and tell the evidence."""
 
 from __future__ import annotations
 

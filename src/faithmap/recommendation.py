@@ -254,9 +254,9 @@ def _words(found: Recommendation) -> list[str]:
     lines = []
     if verdict.chosen is None:
         lines.append(
-            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} for {found.model} on these "
-            f"{found.samples} samples: {_MEANING.get(verdict.control, verdict.control)} explains them as well. "
-            "A method may still be better on others: give more samples, or trust no map here."
+            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} for "
+            f"{found.model} on these {found.samples} samples: {_MEANING.get(verdict.control, verdict.control)} explains "
+            "them as well. A method may still be better on others: give more samples, or trust no map here."
         )
         leader = next((one for one in verdict.standings if not one.control), None)
         if leader is not None:
@@ -269,18 +269,15 @@ def _words(found: Recommendation) -> list[str]:
         )
         others = [one for one in verdict.standings if one.tied and one.label != verdict.chosen]
         if others:
-            named = ", ".join(f"{one.label} ({one.evaluations:.3g})" for one in others[:6])
-            more = f" and {len(others) - 6} more" if len(others) > 6 else ""
-            lines.append(
-                f"These samples do not tell it from the best; it is the cheapest, at {chosen.evaluations:.3g} network "
-                f"evaluations per sample. As good: {named}{more}."
-            )
-        beaten = sum(not one.control and one.ahead.low <= 0 for one in verdict.standings)
-        if beaten:
-            lines.append(f"{beaten} of {tried} methods are not shown to be better than {verdict.control}.")
+            cost = f"{chosen.evaluations:.3g} network evaluation{'s' if chosen.evaluations != 1 else ''}"
+            named = _named([f"{one.label} ({one.evaluations:.3g})" for one in others])
+            lines.append(f"It is the cheapest, at {cost} per sample, of those that tie with the best: {named}.")
+        rest = [one.label for one in verdict.standings if not one.control and one.ahead.low <= 0]
+        if rest:
+            lines.append(f"Not shown to be better than {verdict.control}: {_named(rest)}.")
     lines.append(f"Criterion, x 100: {found.what}. Intervals are 95 %, over samples, for all methods at once.")
     if found.left_out:
-        lines.append(f"Not tried: {', '.join(found.left_out)}.")
+        lines.append(f"Not tried: {_named(list(found.left_out))}.")
     return lines
 
 
@@ -290,6 +287,11 @@ _MEANING = {
     "constant": "a map that is the same everywhere",
     "random": "a random order of the pixels",
 }
+
+
+def _named(names: Sequence[str], most: int = 6) -> str:
+    """The first of them, and how many more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _ahead(one: Standing) -> str:
