@@ -154,8 +154,7 @@ def similarity_chart(
     axes.set_xlabel("similarity", fontsize=10.5, labelpad=6, **_STYLE)
     axes.set_ylabel("share of the pairs of a kind", fontsize=10.5, labelpad=8, **_STYLE)
     axes.legend(frameon=False, fontsize=10, labelcolor=_INK, loc="upper left" if right else "upper right")
-    heading = "\n".join(textwrap.fill(part, 76) for part in (title, subtitle) if part)
-    return _drawn(figure, axes, heading)
+    return _drawn(figure, axes, f"{title}\n{subtitle}".strip())
 
 
 def _chart(height: float) -> tuple[Any, Any]:
@@ -177,7 +176,8 @@ def _drawn(figure: Any, axes: Any, title: str) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if title:
-        axes.set_title(textwrap.fill(title, 76), loc="left", fontsize=13, fontweight="bold", pad=12, **_STYLE)
+        lines = "\n".join(textwrap.fill(line, 76) for line in title.splitlines())
+        axes.set_title(lines, loc="left", fontsize=13, fontweight="bold", pad=12, **_STYLE)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -251,7 +251,6 @@ def changed() -> dict[str, tuple[Spec, str]]:
         "data": (spec(data={"noise": Noise(size=5)}), r"data\.noise\.parameters\.size was 4 and is 5"),
         "boxes": (spec(data={"noise": Noise(boxes=True)}), r"data\.noise\.digest was"),
         "limit": (spec(entries=entries), r"methods\.grad-cam\.limit was None and is 3"),
-        "method": (spec(entries=spec().entries[:1]), r"methods\.random is gone"),
         "batch": (spec(batch=4), "batch was 8 and is 4"),
     }
 
@@ -262,6 +261,20 @@ def test_a_run_does_not_go_on_with_something_else(what: str, tmp_path: Path) -> 
         pass
     other, told = changed()[what]
     with pytest.raises(ValueError, match=told), opened(tmp_path, other, resume=True):
+        pass
+
+
+def test_methods_may_join_and_leave_a_run_but_not_change_in_it(tmp_path: Path) -> None:
+    """What is there stays whole; one that comes back must be the one that left, whose records may still be there."""
+    everything, few = spec(), spec(entries=spec().entries[:1])
+    with opened(tmp_path, few) as store:
+        store.save_records("unit", [])
+    with opened(tmp_path, everything, resume=True) as store:
+        assert store.done("unit")
+    with opened(tmp_path, few, resume=True) as store:
+        assert store.done("unit")
+    other = [few.entries[0], Entry("random", fm.methods.create("centre-gaussian"))]
+    with pytest.raises(ValueError, match=r"methods\.random\.name"), opened(tmp_path, spec(entries=other), resume=True):
         pass
 
 

@@ -36,6 +36,23 @@ def described(spec: Spec) -> dict[str, Any]:
     return dict(json.loads(json.dumps(pathless(about), default=str)))
 
 
+def shared(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of what `described` tells that decides the records of every method.
+
+    Methods do not touch one another's records, unless reference values are taken on the samples of all of them.
+    """
+    together = any(name.startswith("shap-error") for name in about["metrics"])
+    return {key: value for key, value in about.items() if key != "methods" or together}
+
+
+def comparable(before: Any, now: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What has to be the same of two benchmarks whose records share a folder: what is shared, and methods of both."""
+    if not isinstance(before, dict) or "methods" in shared(now):
+        return before, dict(now)
+    known = {label: method for label, method in before.get("methods", {}).items() if label in now["methods"]}
+    return before | {"methods": known}, dict(now) | {"methods": {label: now["methods"][label] for label in known}}
+
+
 def digest(about: Mapping[str, Any]) -> str:
     """Of what `described` tells."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

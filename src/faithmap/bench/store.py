@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from faithmap.bench.extra import extra
-from faithmap.bench.manifest import described, differences, digest, session
+from faithmap.bench.manifest import comparable, described, differences, digest, session, shared
 from faithmap.bench.records import Clean, Record
 from faithmap.bench.spec import Spec
 from faithmap.files import PARTIAL, write_whole
@@ -39,8 +39,8 @@ def opened(folder: str | Path, spec: Spec, *, resume: bool = False, arguments: S
     Args:
         folder: made if it is not there.
         spec: the benchmark.
-        resume: whether a run of the same benchmark goes on, on the same weights and data. What a killed process left
-            half written is removed.
+        resume: whether a run of the same benchmark goes on, on the same weights and data; methods may have joined it or
+            left it. What a killed process left half written is removed.
         arguments: of the command, for the manifest.
 
     Raises:
@@ -53,7 +53,8 @@ def opened(folder: str | Path, spec: Spec, *, resume: bool = False, arguments: S
     with _alone(store.folder):
         for left in store.folder.rglob(f".*{PARTIAL}"):
             left.unlink()
-        store.digest = digest(about)
+        about |= {"methods": before.get("benchmark", {}).get("methods", {}) | about["methods"]}  # those that left too
+        store.digest = digest(shared(about))
         sessions = [*before.get("sessions", ()), session(arguments)]
         manifest = {"name": spec.name, "digest": store.digest, "benchmark": about, "sessions": sessions}
         store.write(store.folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
@@ -71,7 +72,7 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         self.digest = ""
-        """Of what the run was asked: its files hold it, so that none of another run is taken for one of this."""
+        """Of what all units share: files hold it, so that none of another run is taken for one of this."""
         self.broken: dict[str, str] = {}
         """Units whose files were found broken, and why: they are run again."""
 
@@ -102,7 +103,7 @@ class Store:
         if not resume:
             raise ValueError(f"{self.folder} is not empty: name another folder by --out")
         manifest = self.manifest
-        if unlike := list(differences(manifest.get("benchmark"), about)):
+        if unlike := list(differences(*comparable(manifest.get("benchmark"), about))):
             more = f"; and {len(unlike) - 8} differences more" if len(unlike) > 8 else ""
             raise ValueError(
                 f"{self.folder} holds a run of another benchmark: {'; '.join(unlike[:8])}{more}. "
