@@ -254,9 +254,10 @@ def _words(found: Recommendation) -> list[str]:
     lines = []
     if verdict.chosen is None:
         lines.append(
-            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} for "
-            f"{found.model} on these {found.samples} samples: {_MEANING.get(verdict.control, verdict.control)} explains "
-            "them as well. A method may still be better on others: give more samples, or trust no map here."
+            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} "
+            f"for {found.model} on these {found.samples} samples: "
+            f"{_MEANING.get(verdict.control, verdict.control)} explains them as well. A method may still be better on "
+            "others: give more samples, or trust no map here."
         )
         leader = next((one for one in verdict.standings if not one.control), None)
         if leader is not None:
