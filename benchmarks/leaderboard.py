@@ -1,0 +1,85 @@
+"""The tables of docs/leaderboard.md from the runs of its specs.
+
+    faithmap bench benchmarks/specs/leaderboard-faces.yaml --out runs/leaderboard-faces --set DATA=../shared/data
+    python -m benchmarks.leaderboard runs
+
+Rewrites what stands between ``<!-- RUN: PARTS -->`` and ``<!-- end -->``: a table of those parts, from the run's
+tables/tables.csv. A part may be followed by ``:: HEADING``. The best first by the first part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common import table
+
+from faithmap.metrics.registry import METRICS
+
+PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+Row = dict[str, str]
+
+
+def rows_of(run: Path) -> dict[str, dict[str, Row]]:
+    """By part and method what a run found."""
+    found: dict[str, dict[str, Row]] = {}
+    with (run / "tables" / "tables.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["part"], {})[row["method"]] = row
+    return found
+
+
+def cell(row: Row | None) -> str:
+    """A mean with its interval, and whether it beats the controls."""
+    if row is None or not row["mean"]:
+        return ""
+    share = METRICS.create(row["metric"]).is_share(row["part"].partition(" fill=")[0])
+    mean, low, high = (
+        f"{100 * float(row[k]):.1f}" if share else f"{float(row[k]):.2f}" for k in ("mean", "low", "high")
+    )
+    beats = "▲" if row["against best control"] == "beats" else "△"
+    sign = {"beats": f" {beats}", "loses": " ▽"}.get(row["against random"], "") if row["control"] == "False" else ""
+    middle = f", median {100 * float(row['median']):.1f}" if row["metric"] == "average-drop-in-deletion" else ""
+    return f"{mean} [{low}, {high}]{middle}{sign}"
+
+
+def made(found: dict[str, dict[str, Row]], parts: Sequence[str]) -> str:
+    """One table: a row for each method, the best first; subsets are told beside the name."""
+    columns = [[word.strip() for word in part.split("::")] for part in parts]
+    names = [(words[0], words[-1]) for words in columns]
+    leading = found[names[0][0]]
+    sign = 1 if next(iter(leading.values()))["better"] == "lower" else -1
+    order = sorted((m for m in leading if leading[m]["mean"]), key=lambda m: sign * float(leading[m]["mean"]))
+    most = max(int(row["samples"]) for row in leading.values())
+    lines = []
+    for method in order:
+        row = leading[method]
+        name = f"*{method}*" if row["control"] == "True" else method
+        few = "" if int(row["samples"]) == most else f" ({row['samples']})"
+        evaluations = float(row["forward"]) + float(row["backward"])
+        cost = [f"{evaluations:.0f}", f"{float(row['seconds']):.2g}"]
+        lines.append([name + few, *(cell(found[part].get(method)) for part, _ in names), *cost])
+    heads = [f"{heading}{ARROWS[next(iter(found[part].values()))['better']]}" for part, heading in names]
+    return table(["method", *heads, "evaluations", "seconds"], lines)
+
+
+def main() -> None:
+    """Rewrite the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    runs = parser.parse_args().runs
+
+    def replaced(match: re.Match[str]) -> str:
+        run, parts = match[1], [part.strip() for part in match[2].split("|")]
+        return f"<!-- {run}: {match[2]} -->\n\n{made(rows_of(runs / run), parts)}\n\n<!-- end -->"
+
+    text = PAGE.read_text()
+    PAGE.write_text(re.sub(r"<!-- ([\w-]+): (.*?) -->.*?<!-- end -->", replaced, text, flags=re.S))
+
+
+if __name__ == "__main__":
+    main()
