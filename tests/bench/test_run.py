@@ -299,6 +299,23 @@ def test_another_number_of_shards_gives_the_same_bits(straight: tiny.Memory, sha
     assert len(other.maps) == len(straight.maps) == 50
 
 
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_another_batch_size_stays_within_rounding(straight: tiny.Memory, batch: int) -> None:
+    """Kernels round by the size of their batch; in float32 and few steps that is all that differs."""
+    other = tiny.run(all_kinds(batch=batch))
+    for key, map in straight.maps.items():
+        (match,) = (m for (unit, sample), m in other.maps.items() if (unit, sample) == key)
+        assert float((match - map).abs().max()) <= 1e-4 * float(map.abs().max())
+    ours, theirs = ({(r.method, r.part, r.sample): r for r in memory.records} for memory in (straight, other))
+    assert ours.keys() == theirs.keys()
+    for key, record in ours.items():
+        assert theirs[key].error == record.error
+        if record.value is None:
+            assert theirs[key].value is None
+        else:
+            assert theirs[key].value == pytest.approx(record.value, rel=1e-4, abs=1e-6)
+
+
 def test_another_order_of_units_gives_the_same_bits(straight: tiny.Memory) -> None:
     spec, memory = all_kinds(shards=2), tiny.Memory()
     units = plan(spec)
