@@ -82,7 +82,7 @@ def test_everything_wrong_is_told_at_once_before_any_work(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(3, "a data set is one of"), ([], "a data set is one of"), (tiny.pairs(2), "is for verification")],
+    [(3, "a data set is one of"), ([], "the list is empty"), (tiny.pairs(2), "is for verification")],
 )
 def test_data_that_does_not_fit_is_named(data: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):

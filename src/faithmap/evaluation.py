@@ -99,7 +99,7 @@ def evaluate(
         metrics: names, or metrics with their parameters; by default those that fit the data.
         explain: which class: what the model says, or what the data set says.
         limit: on how many samples, spread evenly over the data set; all without it.
-        batch_size: samples per batch, padded to full size.
+        batch_size: the most samples per batch; the last is padded to the size of the others.
         seed: of all that is random.
         progress: True for a bar, or a function of (done, total).
 
@@ -136,14 +136,15 @@ def evaluate(
     faces = isinstance(model, FaceEmbedder)
     if faces != (data.task == "verification"):
         wrong.append(f"{model.name} is a {type(model).__name__}, and {data.name} is for {data.task}")
+    data = data if limit is None or wrong else data.take(limit)
     spec = Spec(
         name="evaluate",
         models={model.name: model},
-        data={data.name: data if limit is None or wrong else data.take(limit)},
+        data={data.name: data},
         entries=_entries(chosen),
         metrics=judges,
         explain=explain,
-        batch=batch_size,
+        batch=batch_size if wrong else min(batch_size, len(data)),
         seed=seed,
     )
     wrong += problems(spec)
@@ -191,7 +192,9 @@ def as_dataset(given: Any) -> Dataset[Any]:
         return given
     if isinstance(given, (str, os.PathLike)):
         return datasets.load("folder", folder=os.fspath(given))
-    if isinstance(given, (list, tuple)) and given:
+    if isinstance(given, (list, tuple)):
+        if not given:
+            raise ValueError("there is no picture: the list is empty")
         return _Given(tuple(given))
     raise ValueError(
         f"a data set is one of fm.datasets.load, a folder, or a list of pictures: got {type(given).__name__}"

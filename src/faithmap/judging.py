@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from faithmap.files import save_picture, write_whole
 from faithmap.metrics import Interval
 from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
-from faithmap.recommendation import Recommendation, Standing, recommend
+from faithmap.recommendation import Recommendation, recommend
 from faithmap.running import Methods
-from faithmap.terminal import Screen, asking, exit_code, made_folder, tell
+from faithmap.terminal import RefusedError, Screen, asking, exit_code, made_folder, tell
+from faithmap.verdict import Standing
 from faithmap.verification import verification_report
 from faithmap.words import seconds
 
@@ -38,18 +40,21 @@ def recommended(
         data: Dataset[Any] | str = pairs_of(given, pictures) if isinstance(net, FaceEmbedder) else str(given)
         folder = made_folder(out)
         found = recommend(net, data, methods, **ask, progress=screen.bar)
-    chart = save_picture(found.figure(), folder / "recommend.png")
-    sheet = write_whole(folder / "recommend.md", lambda path: path.write_text(_page(found), encoding="utf-8"))
     verdict = found.verdict
-    about = {"model": found.model, "samples": found.samples, "criterion": found.what, "control": verdict.control}
-    about |= {"chosen": verdict.chosen, "best": verdict.best, "not tried": dict(found.left_out)}
-    standings = [asdict(one) for one in verdict.standings]
-    screen.document({**about, "standings": standings, "chart": str(chart), "sheet": str(sheet)})
     screen.table(_HEADS, [_row(one) for one in verdict.standings])
     screen.line("")
     screen.line(str(found), style="bold" if verdict.chosen else "")
+    for sample, why in found.unread.items():
+        tell("error", f"{sample}: {why}")
+    with _written(folder):  # after all is told: a full disk must not take the answer
+        chart = save_picture(found.figure(), folder / "recommend.png")
+        sheet = write_whole(folder / "recommend.md", lambda path: path.write_text(_page(found), encoding="utf-8"))
+    about = {"model": found.model, "samples": found.samples, "criterion": found.what, "control": verdict.control}
+    about |= {"chosen": verdict.chosen, "best": verdict.best, "not_tried": dict(found.left_out)}
+    about |= {"unread": dict(found.unread), "fewest": verdict.fewest}
+    screen.document({**about, "standings": [_told(one) for one in verdict.standings], "chart": str(chart)})
     screen.line(f"\nchart: {chart}\ntable: {sheet}")
-    return exit_code(1, [])
+    return exit_code(found.samples, list(found.unread))
 
 
 def pairs_of(file: Path, pictures: Path | None) -> Dataset[Any]:
@@ -76,23 +81,47 @@ def reported(
         data = pairs_of(pairs, pictures)
         folder = made_folder(out)
         report = verification_report(net, data, batch_size=batch_size, progress=screen.bar)
-    chart = save_picture(report.figure(), folder / "verification.png")
-    page = write_whole(folder / "verification.md", lambda path: path.write_text(report.markdown(), encoding="utf-8"))
+    screen.line(str(report))
     for one in report.unread:
         tell("error", one)
+    with _written(folder):
+        chart = save_picture(report.figure(), folder / "verification.png")
+        page = write_whole(folder / "verification.md", lambda p: p.write_text(report.markdown(), encoding="utf-8"))
     screen.document({"report": report.markdown(), "chart": str(chart), "page": str(page)})
-    screen.line(str(report))
-    screen.line(f"\nchart: {chart}\nreport: {page}")
+    screen.line(f"chart: {chart}\nreport: {page}")
     return exit_code(len(data) - len(report.unread), list(report.unread))
 
 
-_HEADS = ("method", "score x 100", "ahead of the best control", "evaluations", "seconds", "")
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Take what the system says of a write for an answer."""
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(f"{folder} cannot be written: {error.strerror}; what was found is told above") from error
+
+
+_HEADS = ("method", "score x 100", "ahead of the best control", "wins", "evaluations", "tail", "seconds", "")
 
 
 def _row(one: Standing) -> tuple[str, ...]:
-    sign = "control" if one.control else "as good as the best" if one.tied else "better" if one.ahead.low > 0 else ""
-    cost = (f"{one.evaluations:.4g}", seconds(one.seconds))
-    return one.label, _hundredths(one.score), _hundredths(one.ahead), *cost, sign
+    says = (
+        "control"
+        if one.control
+        else "ties with the best"
+        if one.tied
+        else "better"
+        if one.beats
+        else "not shown better"
+    )
+    wins = "" if one.control else f"{one.wins} of {one.of}"
+    cost = (f"{one.cost.evaluations:.4g}", f"{one.cost.tail:.4g}", seconds(one.cost.seconds))
+    return one.label, _hundredths(one.score), _hundredths(one.ahead), wins, *cost, says
+
+
+def _told(one: Standing) -> dict[str, Any]:
+    """For the JSON document."""
+    return asdict(one) | {"score": one.score._asdict(), "ahead": one.ahead._asdict()}
 
 
 def _page(found: Recommendation) -> str:

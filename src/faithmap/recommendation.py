@@ -21,13 +21,13 @@ from faithmap.datasets import Dataset
 from faithmap.evaluation import Evaluation, as_dataset, evaluate
 from faithmap.images import Picture
 from faithmap.methods import Method
-from faithmap.metrics import Interval, bootstrap
 from faithmap.models.base import Model, require_model
 from faithmap.models.face import FaceEmbedder
 from faithmap.running import Methods, able
 from faithmap.targets import Logit, Similarity
+from faithmap.verdict import Cost, Standing, Verdict, judged
 
-Subjects = Sequence[tuple[str, str]] | None
+FLAT = 1e-6
 CRITERION = "lerf - morf"
 """Of the metric `removal`: insertion less deletion, with blur for what is absent."""
 
@@ -47,8 +47,9 @@ def recommend(
 
     Every method explains every picture, and its order of the pixels is tested: the probability of the predicted class
     as the most important pixels enter a blurred picture, less that as they leave the picture, averaged over shares of
-    0, 10, ..., 100 %. A method is recommended only if it beats the best control with an interval that holds for all
-    methods at once; of those that these pictures do not tell from the best, the one of the fewest network evaluations.
+    0, 10, ..., 100 %. A method is recommended only if it beats every control on so many pictures that luck, with all
+    methods together, makes it in at most 5 of 100 cases; see `verdict.judged`. Of those that these pictures do not tell
+    from the best it is the one of the fewest network evaluations.
     Of pairs of faces the genuine ones are taken, and the similarity is followed.
 
     Args:
@@ -58,7 +59,8 @@ def recommend(
             budget.
         budget: the steps of work per picture that a method may take, where none are named: FAME's iterations, RISE's
             masks; 1 for methods of one pass.
-        limit: how many pictures, spread evenly. With fewer than 24 hardly anything can be shown.
+        limit: how many pictures, spread evenly. Nine is the least that can show anything of 25
+            methods, and then only one that always wins.
         batch_size: pictures per network call.
         seed: of all that is random.
         progress: True for a bar, or a function of (done, total).
@@ -88,11 +90,21 @@ def recommend(
         methods, left_out = candidates(fitting, budget)
     ask: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "seed": seed, "progress": progress}
     found = evaluate(model, data, methods, ["removal"], **ask)
+    if all(entry.method.control for entry in found.spec.entries):
+        raise ValueError("there is no method to judge: name some that are no controls, or give a larger budget")
     values, costs, refused = _values(found)
-    pairs = [one.subjects for one in found.clean.samples] if faces else None
-    verdict = judged(values, CONTROLS, costs, subjects=pairs)
-    chosen = next((entry.method for entry in found.spec.entries if entry.label == verdict.chosen), None)
-    return Recommendation(chosen, verdict, model.name, len(found.clean.samples), _WHAT[faces], left_out | refused)
+    read = [one for one in found.clean.samples if one.error is None]
+    verdict = judged(values, CONTROLS, costs, subjects=[one.subjects for one in read] if faces else None)
+    return Recommendation(
+        next((entry.method for entry in found.spec.entries if entry.label == verdict.chosen), None),
+        verdict,
+        model.name,
+        len(read),
+        _WHAT[faces],
+        left_out | refused,
+        {one.sample: one.error for one in found.clean.samples if one.error is not None},
+        all(float(of.abs().nan_to_num(0).max()) < FLAT for of in values.values()),
+    )
 
 
 _WHAT = {
@@ -103,23 +115,28 @@ _WHAT = {
 }
 
 
-def _values(found: Evaluation) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]], dict[str, str]]:
-    """By method the criterion of each sample ``(n,)``, what it costs, and why some have no value at all."""
+def _values(found: Evaluation) -> tuple[dict[str, Tensor], dict[str, Cost], dict[str, str]]:
+    """By method the criterion of each sample that was read ``(n,)``, its cost, and why some have no value at all."""
     rows: dict[str, dict[str, Record]] = {entry.label: {} for entry in found.spec.entries}
     for record in found.records:
         if record.part == CRITERION:
             rows[record.method][record.sample] = record
+    read = [one.sample for one in found.clean.samples if one.error is None]
     values, costs, refused = {}, {}, {}
     for label, of in rows.items():
-        got = [of[one.sample].value for one in found.clean.samples]
+        got = [of[sample].value for sample in read]
         values[label] = torch.tensor([math.nan if v is None else v for v in got], dtype=torch.float64)
         ran = [record for record in of.values() if record.value is not None]
         if not ran:
-            refused[label] = next((record.error for record in of.values() if record.error), "it has no value")
+            refused[label] = next((of[sample].error for sample in read if of[sample].error), None) or "it has no value"
             continue
-        spent = sum(record.forward + record.backward for record in ran) / len(ran)
-        costs[label] = spent, sum(record.seconds for record in ran) / len(ran)
+        mean = {name: sum(getattr(record, name) for record in ran) / len(ran) for name in _COSTS}
+        tail = mean["tail_forward"] + mean["tail_backward"]
+        costs[label] = Cost(mean["forward"] + mean["backward"], tail, mean["seconds"])
     return values, costs, refused
+
+
+_COSTS = ("forward", "backward", "tail_forward", "tail_backward", "seconds")
 
 
 @dataclass(frozen=True)
@@ -130,8 +147,8 @@ class Recommendation:
 
     Examples:
         >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], batch_size=3)
-        >>> print(str(found).partition(":")[0])
-        None of 1 method is better than the control centre-gaussian for efficientnet-lite0 on these 3 samples
+        >>> print(str(found).splitlines()[0])
+        None of 1 method is shown to be better than every control for efficientnet-lite0 on 3 samples.
     """
 
     method: Method | None
@@ -139,147 +156,85 @@ class Recommendation:
     verdict: Verdict
     model: str
     samples: int
+    """That could be read and explained."""
     what: str
     """What the criterion is, in words."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Methods that were not tried, and why."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Samples that could not be used, and why."""
+    flat: bool = False
+    """Whether the network's answer hardly changes, whatever is removed."""
 
     def __str__(self) -> str:
         return "\n".join(_words(self))
 
     def figure(self) -> Image.Image:
-        """Every method's score with its interval, the best first; controls are hollow."""
+        """How far each method is ahead of the best control, with 95 % intervals; controls are hollow."""
         found = self.verdict
         rows = [
-            (one.label, 100 * one.score.mean, 100 * one.score.low, 100 * one.score.high, one.control)
+            (one.label, 100 * one.ahead.mean, 100 * one.ahead.low, 100 * one.ahead.high, one.control)
             for one in found.standings
         ]
-        mark = next(100 * one.score.mean for one in found.standings if one.label == found.control)
-        says = f"take {found.chosen}" if found.chosen else f"none is better than {found.control}"
-        return interval_chart(
-            rows, f"{self.model}, {self.samples} samples: {says}", f"{self.what}, x 100", mark, found.control
-        )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How one method did."""
-
-    label: str
-    control: bool
-    score: Interval
-    """Of the criterion; higher is better."""
-    ahead: Interval
-    """Of what it is above the best control, sample by sample; at a level at which all methods hold at once."""
-    behind: Interval | None
-    """Of what it is below the best method, sample by sample, where there is a best."""
-    evaluations: float
-    """Of the network, per sample."""
-    seconds: float
-    """Per sample."""
-    tied: bool = False
-    """Better than every control, and not shown to be worse than the best."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the scores of methods and controls on the same samples say."""
-
-    chosen: str | None
-    """The cheapest of those that are as good as the best; None where no method beats the controls."""
-    best: str | None
-    """The highest mean among those that beat the controls."""
-    control: str
-    """The control with the highest mean."""
-    standings: tuple[Standing, ...]
-    """The highest mean first."""
-
-
-def judged(
-    values: Mapping[str, Tensor],
-    controls: Sequence[str],
-    costs: Mapping[str, tuple[float, float]],
-    *,
-    subjects: Subjects = None,
-    level: float = 0.95,
-) -> Verdict:
-    """Which methods beat the best control, and which of them are as good as the best.
-
-    A method beats the controls if the interval of its difference to the best of them, paired by sample, is above 0.
-    With m methods the interval has the level ``1 - (1 - level) / m`` (Bonferroni): else the best of many would be above
-    a control by luck. For the same reason it takes at least ``1 + log2(m / (1 - level))`` samples.
-
-    Args:
-        values: one value per sample ``(n,)`` for each method and control; higher is better.
-        controls: which of them are controls.
-        costs: network evaluations and seconds per sample of each.
-        subjects: of pairs of faces, who is on them; see `metrics.bootstrap`.
-        level: of the whole claim.
-
-    Examples:
-        >>> noise = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        >>> found = judged({"good": 1 + noise, "dear": 1 + noise, "random": noise}, ["random"],
-        ...                {"good": (1, 0), "dear": (9, 0), "random": (0, 0)})
-        >>> found.chosen, found.control, [one.tied for one in found.standings]
-        ('good', 'random', [True, True, False])
-    """
-    means = {label: bootstrap(v, subjects=subjects) for label, v in values.items() if bool((~v.isnan()).any())}
-    control = max((label for label in means if label in controls), key=lambda label: means[label].mean)
-    methods = [label for label in means if label not in controls]
-    strict = 1 - (1 - level) / max(1, len(methods))
-    # So few samples have all differences of one sign by chance too often for any claim.
-    fewest = 1 + math.log2(1 / (1 - strict))
-
-    def over(label: str, other: str, at: float) -> Interval:
-        # Far out in the tails stand few draws: take more.
-        return bootstrap(values[label] - values[other], subjects=subjects, level=at, draws=10_000)
-
-    ahead = {label: over(label, control, strict) for label in means}
-    winners = [label for label in methods if ahead[label].low > 0 and ahead[label].samples >= fewest]
-    best = max(winners, key=lambda label: means[label].mean, default=None)
-    behind = {label: None if best is None else over(best, label, level) for label in means}
-    tied = [label for label in winners if (gap := behind[label]) is not None and gap.low <= 0]
-    standings = [
-        Standing(label, label in controls, means[label], ahead[label], behind[label], *costs[label], label in tied)
-        for label in sorted(means, key=lambda label: -means[label].mean)
-    ]
-    return Verdict(min(tied, key=lambda label: costs[label], default=None), best, control, tuple(standings))
+        says = f"take {found.chosen}" if found.chosen else "none is shown to be better than the controls"
+        about = f"ahead of {found.control}, x 100, sample by sample: {self.what}"
+        return interval_chart(rows, f"{self.model}, {_samples(self.samples)}: {says}", about, 0, found.control)
 
 
 def _words(found: Recommendation) -> list[str]:
     verdict = found.verdict
-    ranked = {one.label: one for one in verdict.standings}
-    tried = sum(not one.control for one in verdict.standings)
-    control = ranked[verdict.control]
-    lines = []
+    methods = [one for one in verdict.standings if not one.control]
+    count = f"{len(methods)} method{'s' if len(methods) != 1 else ''}"
+    lines, samples = [], _samples(found.samples)
     if verdict.chosen is None:
-        lines.append(
-            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} "
-            f"for {found.model} on these {found.samples} samples: "
-            f"{_MEANING.get(verdict.control, verdict.control)} explains them as well. A method may still be better on "
-            "others: give more samples, or trust no map here."
-        )
-        leader = next((one for one in verdict.standings if not one.control), None)
-        if leader is not None:
-            lines.append(f"Nearest is {leader.label}, {_ahead(leader)} of {verdict.control}.")
+        lines.append(f"None of {count} is shown to be better than every control for {found.model} on {samples}.")
+        if found.samples < verdict.fewest:
+            lines.append(f"So few can show nothing: about {count} it takes at least {verdict.fewest}.")
+        elif found.flat:
+            lines.append("The network's answer hardly changes with their pixels: there is nothing to explain here.")
+        else:
+            who = _MEANING.get(verdict.control, verdict.control)
+            lines.append(f"The best control is {verdict.control}, {who}: as far as these tell, it does as well.")
+        if methods:
+            lines.append(f"Nearest is {methods[0].label}: {_ahead(methods[0], verdict.control)}.")
     else:
-        chosen = ranked[verdict.chosen]
-        lines.append(
-            f"Take {verdict.chosen} for {found.model}: on {found.samples} samples it is {_ahead(chosen)} of "
-            f"{verdict.control}, the best control ({100 * control.score.mean:.1f})."
-        )
-        others = [one for one in verdict.standings if one.tied and one.label != verdict.chosen]
+        chosen = next(one for one in methods if one.label == verdict.chosen)
+        lines.append(f"Take {chosen.label} for {found.model}, from {samples}: {_ahead(chosen, verdict.control)}.")
+        others = [f"{one.label} ({_cost(one.cost)})" for one in methods if one.tied and one.label != verdict.chosen]
         if others:
-            cost = f"{chosen.evaluations:.3g} network evaluation{'s' if chosen.evaluations != 1 else ''}"
-            named = _named([f"{one.label} ({one.evaluations:.3g})" for one in others])
-            lines.append(f"It is the cheapest, at {cost} per sample, of those that tie with the best: {named}.")
-        rest = [one.label for one in verdict.standings if not one.control and one.ahead.low <= 0]
+            lines.append(
+                f"It is the cheapest ({_cost(chosen.cost)}) of those that tie with the best: {_named(others)}."
+            )
+        rest = [one.label for one in methods if not one.beats]
         if rest:
-            lines.append(f"Not shown to be better than {verdict.control}: {_named(rest)}.")
-    lines.append(f"Criterion, x 100: {found.what}. Intervals are 95 %, over samples, for all methods at once.")
+            lines.append(f"Not shown to be better than every control: {_named(rest)}.")
+    lines.append(
+        f"Criterion, x 100: {found.what}. Better is what wins on so many samples that chance, for all {count} at once, "
+        "makes it in at most 5 of 100 cases."
+    )
+    if found.unread:
+        shown = "; ".join(f"{sample}: {why}" for sample, why in list(found.unread.items())[:3])
+        lines.append(f"Left out, {len(found.unread)} that could not be used: {shown}.")
     if found.left_out:
         lines.append(f"Not tried: {_named(list(found.left_out))}.")
     return lines
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' if count != 1 else ''}"
+
+
+def _ahead(one: Standing, control: str) -> str:
+    """Where it stands to the best control, and on how many samples it wins against the hardest one."""
+    where = "ahead of" if one.ahead.mean >= 0 else "behind"
+    ends = sorted(100 * (end if one.ahead.mean >= 0 else -end) for end in (one.ahead.low, one.ahead.high))
+    wins = f"it wins on {one.wins} of {one.of}"
+    against = "" if one.hardest == control else f" against {one.hardest}"
+    return f"{abs(100 * one.ahead.mean):.1f} [{ends[0]:.1f}, {ends[1]:.1f}] {where} {control}, and {wins}{against}"
+
+
+def _cost(cost: Cost) -> str:
+    return f"{cost.evaluations:.3g} evaluations" + (f" + {cost.tail:.3g} of the tail" if cost.tail else "")
 
 
 _MEANING = {
@@ -293,12 +248,6 @@ _MEANING = {
 def _named(names: Sequence[str], most: int = 6) -> str:
     """The first of them, and how many more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _ahead(one: Standing) -> str:
-    where = "ahead" if one.ahead.mean >= 0 else "behind"
-    low, high = (100 * end for end in (one.ahead.low, one.ahead.high))
-    return f"{abs(100 * one.ahead.mean):.1f} [{low:.1f}, {high:.1f}] {where}"
 
 
 def candidates(fitting: Sequence[Method], budget: int) -> tuple[list[Method], dict[str, str]]:

@@ -173,7 +173,7 @@ def test_take_takes_something(arguments: dict[str, int]) -> None:
 
 
 def test_what_a_data_set_holds_is_checked() -> None:
-    with pytest.raises(ValueError, match=r"is empty"):
+    with pytest.raises(ValueError, match=r"holds no examples"):
         Labels(letters="")
     with pytest.raises(ValueError, match=r"holds 'same' more than once"):
         Labels(prefix="same")

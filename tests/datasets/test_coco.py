@@ -119,7 +119,7 @@ def test_masks_without_pycocotools_say_what_to_install(root: Path, monkeypatch: 
         (lambda all: all["images"][0].update(file_name="../x.jpg"), "'../x.jpg' leads out of"),
         (lambda all: all.pop("images"), "not what COCO calls instances: KeyError"),
         (lambda all: all.update(annotations=[3]), "not what COCO calls instances"),
-        (lambda all: all.update(annotations=[]), "coco is empty"),
+        (lambda all: all.update(annotations=[]), "coco holds no examples"),
     ],
 )
 def test_broken_files_are_named(root: Path, change: Any, message: str) -> None:

@@ -121,7 +121,7 @@ def test_people_are_what_genuine_pairs_join() -> None:
         ("a.png,b.png,1\n", "starts with a.png, b.png, 1: expected a header"),
         ("image1,image2,label\na.png,b.png,1\n", "starts with image1, image2, label"),
         ("gallery,probe\na.png,b.png\n", "has no column genuine"),
-        ("gallery,probe,genuine\n", "pairs is empty"),
+        ("gallery,probe,genuine\n", "pairs holds no examples"),
         ("gallery,probe,reference,genuine\na,b,c,1\n", "columns gallery, reference could each be the gallery"),
         ("gallery,probe,genuine,label\na,b,1,1\n", "columns genuine, label could each be the genuine"),
         ("gallery,probe,genuine,probe_subject\na,b,1,x\n", "both gallery_subject and probe_subject"),

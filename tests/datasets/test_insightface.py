@@ -94,7 +94,7 @@ def test_a_damaged_picture_fails_when_it_is_used(tmp_path: Path) -> None:
         (([b"a", b"b"], [np.zeros(2, dtype=bool)]), "ByteArray as truth value 0"),
         ([b"a", b"b", b"c"], "small.bin holds list: expected"),
         (b"\x80\x02N.", "small.bin holds NoneType"),
-        (([], []), "insightface-bin is empty"),
+        (([], []), "insightface-bin holds no examples"),
         (([b"a", b"b"], [Call(eval, "1")]), "asks for 'builtins.eval'"),
     ],
 )

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import typer
+
 from faithmap.batching import tune_allocator
 from faithmap.bench.clean import Cleaned
 from faithmap.bench.document import SpecError
@@ -49,7 +51,7 @@ def bench(
             spec = read_spec(path, variables)
         except SpecError as error:
             for problem in error.problems:
-                tell("error", f"{path.name}, {problem}" if problem.startswith("line ") else problem)
+                tell("error", f"{path.name}, {problem}")
             return REFUSED
     units = plan(spec)
     if tables_only:
@@ -89,6 +91,9 @@ def _run(screen: Screen, spec: Spec, store: Store, units: Sequence[Unit], done: 
         else:
             store.save_records(unit.id, found.records, found.maps)
         done.add(unit.id)
+        if not screen.bar and not screen.quiet:  # a log, where nobody sees a bar
+            place = " ".join(filter(None, (unit.kind, unit.data, unit.model, unit.entry)))
+            typer.echo(f"{len(done)} of {len(units)}: {place}", err=True)
 
     def load(unit: Unit) -> UnitResult:
         if unit.kind == "clean":

@@ -117,7 +117,9 @@ def _value(row: Row | None, share: bool) -> str:
 def _notes(rows: Sequence[Row], refused: set[str], shares: set[str]) -> Iterator[str]:
     asked = {row.method: row.samples for row in rows}
     most = max(asked.values(), default=0)
-    yield f"Means over {most} samples, with 95 % bootstrap intervals."
+    known = max((row.mean.samples for row in rows if row.mean is not None), default=0)
+    of = f"{known} of {most}" if known < most else f"{most}"
+    yield f"Means over {of} samples, with 95 % bootstrap intervals."
     for method, count in asked.items():
         if count < most and method not in refused:
             yield f"{_cell(method)} ran on {count} of {most} samples; its differences to controls are on those."

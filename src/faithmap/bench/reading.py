@@ -233,7 +233,7 @@ class _Reader:
         found = [(Entry(label or next(unnamed), method, limit), place) for method, label, limit, place in asks]
         for i, (entry, place) in enumerate(found):
             if entry.label in [earlier.label for earlier, _ in found[:i]]:
-                self.doc.wrong(place, f"{entry.label} stands there twice: give one of them another label:")
+                self.doc.wrong(place, f"{entry.label} stands there twice: give one of them a label of its own")
         return found
 
     def _metrics(self) -> list[tuple[Metric, Place]]:

@@ -24,7 +24,7 @@ from faithmap.files import PARTIAL, write_whole
 
 MANIFEST, SPEC, LOCK = "manifest.json", "spec.yaml", ".lock"
 KEY = b"faithmap"
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quotas
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quotas
 R = TypeVar("R", Record, Clean)
 
 

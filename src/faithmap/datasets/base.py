@@ -148,7 +148,8 @@ class Dataset(Registered, Sequence[E], ABC, Generic[E]):
         """All of them, without their pixels."""
         found = list(self.read())
         if not found:
-            raise ValueError(f"{self.name} is empty: {self.parameters}")
+            read = ", ".join(f"{key} {value}" for key, value in self.parameters.items() if value is not None)
+            raise ValueError(f"{self.name} holds no examples: {read or 'nothing was given to read'}")
         twice = [id for id, count in Counter(one.id for one in found).items() if count > 1]
         if twice:
             raise ValueError(f"{self.name} holds {twice[0]!r} more than once")
