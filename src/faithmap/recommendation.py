@@ -84,6 +84,8 @@ def recommend(
     if faces and data.task == "verification":
         data = data.only(lambda pair: pair.genuine)
     left_out: dict[str, str] = {}
+    if methods is not None and not methods:
+        raise ValueError("there is no method to try, the list is empty: leave it out for every one that fits")
     if methods is None:
         everything = [registered.create(name) for name in registered.available()]
         fitting = able(model, everything, Similarity(torch.ones(1)) if faces else Logit(0))
@@ -186,7 +188,10 @@ def _words(found: Recommendation) -> list[str]:
     methods = [one for one in verdict.standings if not one.control]
     count = f"{len(methods)} method{'s' if len(methods) != 1 else ''}"
     lines, samples = [], _samples(found.samples)
-    if verdict.chosen is None:
+    if not methods:
+        refusals = [f"{name}: {why}" for name, why in found.left_out.items()]
+        lines.append(f"No method can explain {found.model} on {samples}: {_named(refusals, most=1)}.")
+    elif verdict.chosen is None:
         lines.append(f"None of {count} is shown to be better than every control for {found.model} on {samples}.")
         if found.samples < verdict.fewest:
             lines.append(f"So few can show nothing: about {count} it takes at least {verdict.fewest}.")
@@ -195,8 +200,7 @@ def _words(found: Recommendation) -> list[str]:
         else:
             who = _MEANING.get(verdict.control, verdict.control)
             lines.append(f"The best control is {verdict.control}, {who}: as far as these tell, it does as well.")
-        if methods:
-            lines.append(f"Nearest is {methods[0].label}: {_ahead(methods[0], verdict.control)}.")
+        lines.append(f"Nearest is {methods[0].label}: {_ahead(methods[0], verdict.control)}.")
     else:
         chosen = next(one for one in methods if one.label == verdict.chosen)
         lines.append(f"Take {chosen.label} for {found.model}, from {samples}: {_ahead(chosen, verdict.control)}.")
@@ -239,7 +243,7 @@ def _cost(cost: Cost) -> str:
 
 _MEANING = {
     "centre-gaussian": "a Gaussian in the middle of the picture",
-    "edges": "the edges of the picture",
+    "edges": "a map of the picture's edges",
     "constant": "a map that is the same everywhere",
     "random": "a random order of the pixels",
 }

@@ -12,6 +12,8 @@ from torch import Tensor
 from faithmap.metrics import Interval, bootstrap
 
 Subjects = Sequence[tuple[str, str]] | None
+ROUNDING = 1e-6
+"""A difference of scores that is no larger is float32's: methods that order pixels alike agree up to it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def judged(
     seem better in four of ten cases. A method ties with the best unless the best is above it on so many samples as
     chance gives with a probability of at most ``1 - level``.
 
-    Samples that are equal do not count. Of pairs of faces each person has one vote, by the mean of its pairs.
+    Samples that are equal, up to rounding, do not count. Of pairs of faces each person has one vote, by the mean of its
+    pairs.
 
     Args:
         values: one value per sample ``(n,)`` for each method and control; higher is better; NaN has none.
@@ -112,6 +115,7 @@ def judged(
     def above(label: str, other: str) -> tuple[float, int, int]:
         """The chance of so many wins, the wins, and of how many; certain where its mean is not higher."""
         difference = votes[label] - votes[other]
+        difference = torch.where(difference.abs() > ROUNDING, difference, 0 * difference)
         chance, wins, of = sign_test(difference)
         return (chance if float(difference.nanmean()) > 0 else 1.0), wins, of
 
