@@ -90,7 +90,7 @@ _HEADS = ("method", "score x 100", "ahead of the best control", "evaluations", "
 
 
 def _row(one: Standing) -> tuple[str, ...]:
-    sign = "control" if one.control else "as good as the best" if one.tied else "better" if one.ahead.low > 0 else ""
+    sign = "control" if one.control else "as good as the best" if one.tied else "better" if one.better else ""
     cost = (f"{one.evaluations:.4g}", seconds(one.seconds))
     return one.label, _hundredths(one.score), _hundredths(one.ahead), *cost, sign
 

@@ -30,6 +30,8 @@ from faithmap.targets import Logit, Similarity
 Subjects = Sequence[tuple[str, str]] | None
 CRITERION = "lerf - morf"
 """Of the metric `removal`: insertion less deletion, with blur for what is absent."""
+ROUNDING = 1e-6
+"""A difference of scores that is no larger is float32's: two methods may order pixels alike up to it."""
 
 
 def recommend(
@@ -82,6 +84,8 @@ def recommend(
     if faces and data.task == "verification":
         data = data.only(lambda pair: pair.genuine)
     left_out: dict[str, str] = {}
+    if methods is not None and not methods:
+        raise ValueError("there is no method to try, the list is empty: leave it out for every one that fits")
     if methods is None:
         everything = [registered.create(name) for name in registered.available()]
         fitting = able(model, everything, Similarity(torch.ones(1)) if faces else Logit(0))
@@ -155,7 +159,7 @@ class Recommendation:
             for one in found.standings
         ]
         mark = next(100 * one.score.mean for one in found.standings if one.label == found.control)
-        says = f"take {found.chosen}" if found.chosen else f"none is better than {found.control}"
+        says = f"take {found.chosen}" if found.chosen else f"none is shown to be better than {found.control}"
         return interval_chart(
             rows, f"{self.model}, {self.samples} samples: {says}", f"{self.what}, x 100", mark, found.control
         )
@@ -177,6 +181,8 @@ class Standing:
     """Of the network, per sample."""
     seconds: float
     """Per sample."""
+    better: bool = False
+    """Shown to be better than every control: `ahead` is above 0, on as many samples as that takes."""
     tied: bool = False
     """Better than every control, and not shown to be worse than the best."""
 
@@ -191,6 +197,8 @@ class Verdict:
     """The highest mean among those that beat the controls."""
     control: str
     """The control with the highest mean."""
+    fewest: int
+    """How many samples it takes to show that one of so many methods is better."""
     standings: tuple[Standing, ...]
     """The highest mean first."""
 
@@ -228,54 +236,71 @@ def judged(
     methods = [label for label in means if label not in controls]
     strict = 1 - (1 - level) / max(1, len(methods))
     # So few samples have all differences of one sign by chance too often for any claim.
-    fewest = 1 + math.log2(1 / (1 - strict))
+    fewest = math.ceil(1 + math.log2(1 / (1 - strict)))
 
     def over(label: str, other: str, at: float) -> Interval:
         # Far out in the tails stand few draws: take more.
         return bootstrap(values[label] - values[other], subjects=subjects, level=at, draws=10_000)
 
     ahead = {label: over(label, control, strict) for label in means}
-    winners = [label for label in methods if ahead[label].low > 0 and ahead[label].samples >= fewest]
+    winners = [label for label in methods if ahead[label].low > ROUNDING and ahead[label].samples >= fewest]
     best = max(winners, key=lambda label: means[label].mean, default=None)
     behind = {label: None if best is None else over(best, label, level) for label in means}
-    tied = [label for label in winners if (gap := behind[label]) is not None and gap.low <= 0]
-    standings = [
-        Standing(label, label in controls, means[label], ahead[label], behind[label], *costs[label], label in tied)
+    tied = [label for label in winners if (gap := behind[label]) is not None and gap.low <= ROUNDING]
+    standings = tuple(
+        Standing(
+            label,
+            label in controls,
+            means[label],
+            ahead[label],
+            behind[label],
+            *costs[label],
+            better=label in winners,
+            tied=label in tied,
+        )
         for label in sorted(means, key=lambda label: -means[label].mean)
-    ]
-    return Verdict(min(tied, key=lambda label: costs[label], default=None), best, control, tuple(standings))
+    )
+    return Verdict(min(tied, key=lambda label: costs[label], default=None), best, control, fewest, standings)
 
 
 def _words(found: Recommendation) -> list[str]:
     verdict = found.verdict
     ranked = {one.label: one for one in verdict.standings}
-    tried = sum(not one.control for one in verdict.standings)
+    tried = [one for one in verdict.standings if not one.control]
     control = ranked[verdict.control]
+    count = f"{len(tried)} {'method' if len(tried) == 1 else 'methods'}"
     lines = []
-    if verdict.chosen is None:
+    if not tried:
+        lines.append(f"No method can explain {found.model} on these {found.samples} samples: {_first(found.left_out)}")
+    elif verdict.chosen is None and any(one.ahead.low > ROUNDING for one in tried):
+        which = tried[0].label if len(tried) == 1 else f"one of {count}"
         lines.append(
-            f"None of {tried} {'method' if tried == 1 else 'methods'} is better than the control {verdict.control} "
-            f"for {found.model} on these {found.samples} samples: "
+            f"{found.samples} {'sample is' if found.samples == 1 else 'samples are'} too few to show that {which} is "
+            f"better than the control {verdict.control} for {found.model}: it takes {verdict.fewest}."
+        )
+    elif verdict.chosen is None:
+        lines.append(
+            f"None of {count} is better than the control {verdict.control} for {found.model} on these {found.samples} "
+            f"samples: "
             f"{_MEANING.get(verdict.control, verdict.control)} explains them as well. A method may still be better on "
             "others: give more samples, or trust no map here."
         )
-        leader = next((one for one in verdict.standings if not one.control), None)
-        if leader is not None:
-            lines.append(f"Nearest is {leader.label}, {_ahead(leader)} of {verdict.control}.")
     else:
         chosen = ranked[verdict.chosen]
         lines.append(
-            f"Take {verdict.chosen} for {found.model}: on {found.samples} samples it is {_ahead(chosen)} of "
-            f"{verdict.control}, the best control ({100 * control.score.mean:.1f})."
+            f"Take {verdict.chosen} for {found.model}: on {found.samples} samples it is "
+            f"{_ahead(chosen, verdict.control)}, the best control ({100 * control.score.mean:.1f})."
         )
         others = [one for one in verdict.standings if one.tied and one.label != verdict.chosen]
         if others:
             cost = f"{chosen.evaluations:.3g} network evaluation{'s' if chosen.evaluations != 1 else ''}"
             named = _named([f"{one.label} ({one.evaluations:.3g})" for one in others])
             lines.append(f"It is the cheapest, at {cost} per sample, of those that tie with the best: {named}.")
-        rest = [one.label for one in verdict.standings if not one.control and one.ahead.low <= 0]
+        rest = [one.label for one in tried if not one.better]
         if rest:
             lines.append(f"Not shown to be better than {verdict.control}: {_named(rest)}.")
+    if tried and verdict.chosen is None:
+        lines.append(f"Nearest is {tried[0].label}, {_ahead(tried[0], verdict.control)}.")
     lines.append(f"Criterion, x 100: {found.what}. Intervals are 95 %, over samples, for all methods at once.")
     if found.left_out:
         lines.append(f"Not tried: {_named(list(found.left_out))}.")
@@ -284,7 +309,7 @@ def _words(found: Recommendation) -> list[str]:
 
 _MEANING = {
     "centre-gaussian": "a Gaussian in the middle of the picture",
-    "edges": "the edges of the picture",
+    "edges": "a map of the picture's edges",
     "constant": "a map that is the same everywhere",
     "random": "a random order of the pixels",
 }
@@ -295,10 +320,16 @@ def _named(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _ahead(one: Standing) -> str:
-    where = "ahead" if one.ahead.mean >= 0 else "behind"
-    low, high = (100 * end for end in (one.ahead.low, one.ahead.high))
-    return f"{abs(100 * one.ahead.mean):.1f} [{low:.1f}, {high:.1f}] {where}"
+def _first(reasons: Mapping[str, str]) -> str:
+    """The first of the methods with its reason, and how many more there are."""
+    name, why = next(iter(reasons.items()))
+    return _named([f"{name}: {why}", *list(reasons)[1:]], most=1)
+
+
+def _ahead(one: Standing, control: str) -> str:
+    sign, where = (1, "ahead of") if one.ahead.mean >= 0 else (-1, "behind")
+    low, high = sorted(100 * sign * end for end in (one.ahead.low, one.ahead.high))
+    return f"{100 * sign * one.ahead.mean:.1f} [{low:.1f}, {high:.1f}] {where} {control}"
 
 
 def candidates(fitting: Sequence[Method], budget: int) -> tuple[list[Method], dict[str, str]]:
