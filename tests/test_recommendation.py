@@ -17,7 +17,8 @@ import faithmap as fm
 from faithmap.datasets import Pair
 from faithmap.metrics import area, removal_curve
 from faithmap.recommendation import Recommendation, judged, recommend
-from faithmap.targets import Probability
+from faithmap.running import able
+from faithmap.targets import Logit, Probability, Similarity
 from tests import nets
 from tests.bench import tiny
 
@@ -292,12 +293,16 @@ def test_without_names_every_method_within_the_budget_is_tried(faces_too: bool) 
     steps = {name: fm.methods.create(name).steps for name in fm.methods.available()}
     assert {"grad-cam", "hires-cam", "gradient", "lift-cam"} <= tried
     assert all(steps[name] == 1 for name in tried)
+    every = [fm.methods.create(name) for name in fm.methods.available()]
+    target = Similarity(torch.ones(1)) if faces_too else Logit(0)
+    fitting = {method.name for method in able(model, every, target) if not method.control}
+    assert tried | found.left_out.keys() == fitting
+    assert not tried & found.left_out.keys()
     dear = {name for name, why in found.left_out.items() if "more than the budget of 1" in why}
     assert {"fame", "rise", "smooth-grad"} <= dear
     assert all(f"{steps[name]} steps per sample" in found.left_out[name] for name in dear)
     assert all(fm.methods.get(name).faces <= faces_too for name in tried)
     assert str(found).splitlines()[-1].startswith("Not tried: ")
-    assert not any(fm.methods.get(name).control for name in {*tried, *found.left_out})
 
 
 def test_a_method_that_refuses_is_left_out_with_its_reason() -> None:
