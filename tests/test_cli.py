@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,10 @@ SMALL = [word for setting in SETTINGS.split() for word in ("--set", setting)]
 
 
 @pytest.fixture(autouse=True)
-def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def _tiny_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three small networks as models that the command line can name."""
+    if request.node.get_closest_marker("real"):
+        return
     room = importlib.import_module("faithmap.models.load")  # the package's attribute of that name is the function
 
     def seeded(make: Callable[[], fm.models.Model]) -> Callable[..., fm.models.Model]:
@@ -354,8 +358,11 @@ def test_verify_refuses(run: Run, photo: Path, tmp_path: Path, arguments: list[s
     assert not (tmp_path / "out").exists()
 
 
-def test_verify_with_all_methods_leaves_out_those_that_cannot(run: Run, photo: Path, tmp_path: Path) -> None:
+def test_verify_with_all_methods_leaves_out_those_that_cannot(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CAM does not know a cosine: a warning, and the others' files."""
+    monkeypatch.setattr(cli, "save_picture", lambda _, path: path)  # forty figures take most of the time
     ask = ("verify", photo, picture(tmp_path / "b.png"), "-m", "eyes", "--methods", "all", *SMALL)
     code, printed, said = run(*ask, "-o", tmp_path / "out", "--json")
     document = json.loads(printed)
@@ -411,6 +418,239 @@ def test_a_layer_with_too_many_places_for_a_sheet_is_refused(
     assert (code, "16 x 16 places" in said, "--all-layers" in said) == (2, True, True)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("x", "yy", "zzz"):
+        picture(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def pairs(folder: Path, tmp_path: Path) -> Path:
+    """Of the pictures: two genuine pairs and an impostor's; the CSV lies beside their folder."""
+    rows = ["x.png,x.png,1,ann,ann", "x.png,yy.png,1,ann,ann", "x.png,zzz.png,0,ann,bob"]
+    path = tmp_path / "pairs.csv"
+    path.write_text("\n".join(["gallery,probe,genuine,gallery_subject,probe_subject", *rows]) + "\n")
+    return path
+
+
+def test_recommend_tells_what_python_finds(run: Run, folder: Path, tmp_path: Path) -> None:
+    """The same scores; a chart, and a page with the words and a row for each method and control."""
+    out = tmp_path / "new" / "out"
+    methods = ["grad-cam", fm.methods.create("fame", iterations=2)]
+    found = fm.recommend(fm.load("tiny"), folder, methods, seed=3, limit=2)
+    ask = ["recommend", folder, "-m", "tiny", "--methods", "grad-cam,fame", "--set", "fame.iterations=2"]
+    ask += ["--seed", 3, "--limit", 2, "-o", out]
+    code, printed, said = run(*ask, "--json")
+    document = json.loads(printed)
+    assert (code, said) == (0, "")
+    assert (document["chosen"], document["samples"]) == (None, 2)
+    assert document["control"] == found.verdict.control
+    told = {one["label"]: one["score"][:3] for one in document["standings"]}
+    assert told == {one.label: pytest.approx(one.score[:3]) for one in found.verdict.standings}
+    assert {path.name for path in out.iterdir()} == {"recommend.png", "recommend.md"}
+    assert [document["chart"], document["sheet"]] == [str(out / "recommend.png"), str(out / "recommend.md")]
+    assert Image.open(out / "recommend.png").format == "PNG"
+    page = (out / "recommend.md").read_text(encoding="utf-8")
+    assert page.startswith("# Which method to trust for tiny\n")
+    assert str(found).splitlines()[0] in page
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| ")]
+    rows.remove("---")
+    assert rows == ["method", *(one.label for one in found.verdict.standings)]
+    code, printed, _ = run(*ask)
+    assert code == 0
+    assert str(found).splitlines()[0] in printed.replace("\n", " ")
+    assert all(label in printed for label in told)
+    assert run(*ask, "--quiet") == (0, "", "")
+
+
+def test_recommend_without_methods_tries_those_within_the_budget(run: Run, folder: Path, tmp_path: Path) -> None:
+    """And says which it did not, and why."""
+    code, printed, _ = run(
+        "recommend", folder, "-m", "tiny", "--budget", 1, "--limit", 1, "-o", tmp_path / "o", "--json"
+    )
+    document = json.loads(printed)
+    labels = {one["label"] for one in document["standings"]}
+    assert code == 0
+    assert {"grad-cam", "lift-cam", "random"} <= labels
+    assert "fame" not in labels
+    assert "more than the budget of 1" in document["not tried"]["fame"]
+
+
+def test_recommend_of_a_face_recogniser_takes_pairs(run: Run, pairs: Path, folder: Path, tmp_path: Path) -> None:
+    """The genuine ones; their pictures may lie elsewhere than the CSV."""
+    ask = ("recommend", pairs, "-m", "eyes", "--methods", "grad-cam", "-o", tmp_path / "out", "--json")
+    code, printed, _ = run(*ask, "--pictures", folder)
+    document = json.loads(printed)
+    assert (code, document["samples"]) == (0, 2)
+    assert "similarity to the gallery" in document["criterion"]
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "words"),
+    [
+        ("absent", [], "there is no folder"),
+        ("empty", [], "there are no pictures in"),
+        ("photos", ["--model", "tinny"], "did you mean tiny"),
+        ("photos", ["--model", "eyes"], "give a CSV with gallery, probe, genuine"),
+        ("photos", ["--pictures", "photos"], "--pictures says where those of a CSV of pairs are"),
+        ("pairs.csv", [], "there is no folder"),
+        ("pairs.csv", ["--model", "eyes"], "names 3 of 3 files that are absent"),
+        ("absent.csv", ["--model", "eyes"], "expected a CSV file with the columns gallery, probe and genuine"),
+        ("photos", ["--methods", "grad-cm"], "did you mean grad-cam"),
+        ("photos", ["--set", "fame.iterations=2"], "--set needs --methods"),
+        ("photos", ["--budget", "0"], "--budget"),
+        ("photos", ["--limit", "0"], "--limit"),
+        ("photos", ["--batch-size", "0"], "--batch-size"),
+        ("photos", ["--device", "tpu"], "'cpu'"),
+    ],
+)
+def test_recommend_refuses_before_any_work(
+    run: Run,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    arguments: list[str],
+    words: str,
+) -> None:
+    """Exit code 2, one line on stderr that names what would work, no folder made."""
+    assert pairs.parent == tmp_path
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    model = [] if "--model" in arguments else ["--model", "tiny"]
+    code, printed, said = run("recommend", given, *model, *arguments, "-o", "out")
+    assert (code, printed, len(said.splitlines())) == (2, "", 1)
+    assert words in said
+    assert not Path("out").exists()
+
+
+def test_recommend_goes_on_where_one_picture_is_broken_and_stops_where_all_are(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "x.png").write_text("no picture")
+    ask = ("recommend", folder, "-m", "tiny", "--methods", "grad-cam", "-o", tmp_path / "out", "--json")
+    code, printed, _ = run(*ask)
+    grad_cam = next(one for one in json.loads(printed)["standings"] if one["label"] == "grad-cam")
+    assert (code, grad_cam["score"][3]) == (0, 2)
+    for path in folder.iterdir():
+        path.write_text("no picture")
+    code, printed, said = run(*ask)
+    assert (code, printed, "can be explained" in said) == (2, "", True)
+
+
+def test_verify_reports_on_a_list_of_pairs(run: Run, pairs: Path, folder: Path, tmp_path: Path) -> None:
+    """The report of fm.verification_report, as Markdown beside a histogram; the threshold is told or the EER's."""
+    out = tmp_path / "new" / "out"
+    ask = ("verify", "--pairs", pairs, "--pictures", folder, "-m", "eyes", "-o", out)
+    face = fm.load("eyes")
+    assert isinstance(face, fm.FaceEmbedder)
+    data = fm.datasets.load("pairs", file=pairs, folder=folder)
+    code, printed, said = run(*ask, "--json")
+    document = json.loads(printed)
+    assert (code, said) == (0, "")
+    assert document["report"] == fm.verification_report(face, data).markdown()
+    assert {path.name for path in out.iterdir()} == {"verification.png", "verification.md"}
+    assert Path(document["page"]).read_text(encoding="utf-8") == document["report"]
+    assert Image.open(document["chart"]).format == "PNG"
+    assert "It was chosen on the pairs that it is judged by" in " ".join(document["report"].split())
+    face.threshold = 0.25
+    code, printed, _ = run(*ask, "--threshold", 0.25)
+    assert code == 0
+    assert "Threshold 0.250, the model's own." in printed
+    assert (out / "verification.md").read_text(encoding="utf-8") == fm.verification_report(face, data).markdown()
+    assert run(*ask, "--quiet") == (0, "", "")
+
+
+def test_verify_names_no_person_and_no_file_in_a_report(run: Run, pairs: Path, folder: Path, tmp_path: Path) -> None:
+    """A pair that cannot be read is told by its number; the exit code is 1."""
+    with pairs.open("a") as file:
+        file.write("yy.png,broken.png,0,ann,eve\n")
+    (folder / "broken.png").write_text("no picture")
+    code, printed, said = run("verify", "--pairs", pairs, "--pictures", folder, "-m", "eyes", "-o", tmp_path / "out")
+    page = (tmp_path / "out" / "verification.md").read_text(encoding="utf-8")
+    assert code == 1
+    assert said.startswith("error: no. 4 (probe: ")
+    assert "1 more pair could not be read" in printed
+    assert not [word for word in ("ann", "bob", "eve", "broken", "yy", "zzz", str(folder)) if word in page + said]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "two faces, PROBE GALLERY, or a list of pairs, --pairs"),
+        (["photos/x.png"], "two faces, PROBE GALLERY, or a list of pairs, --pairs"),
+        (["photos/x.png", "photos/yy.png", "--pairs", "pairs.csv"], "two faces, PROBE GALLERY, or a list of pairs"),
+        (["photos/x.png", "--pairs", "pairs.csv"], "two faces, PROBE GALLERY, or a list of pairs"),
+        (["photos/x.png", "photos/yy.png", "--pictures", "photos"], "--pictures says where those of --pairs are"),
+        (["--pairs", "pairs.csv"], "names 3 of 3 files that are absent"),
+        (["--pairs", "pairs.csv", "--pictures", "absent"], "there is no folder"),
+        (["--pairs", "absent.csv"], "there is no file"),
+        (["--pairs", "photos"], "give a CSV with gallery, probe, genuine"),
+        (["--pairs", "pairs.csv", "--pictures", "photos", "--model", "tiny"], "is no face recogniser"),
+        (["--pairs", "pairs.csv", "--pictures", "photos", "--threshold", "2"], "-1 to 1"),
+    ],
+)
+def test_verify_takes_two_faces_or_a_list(
+    run: Run, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    assert pairs.parent == tmp_path
+    monkeypatch.chdir(tmp_path)
+    model = [] if "--model" in arguments else ["--model", "eyes"]
+    code, printed, said = run("verify", *arguments, *model, "-o", "out")
+    assert (code, printed, len(said.splitlines())) == (2, "", 1)
+    assert words in said
+    assert not Path("out").exists()
+
+
+def test_verify_needs_pairs_of_both_kinds(run: Run, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("gallery,probe,genuine\nx.png,yy.png,1\n")
+    code, printed, said = run("verify", "--pairs", path, "--pictures", folder, "-m", "eyes", "-o", tmp_path / "out")
+    assert (code, printed) == (2, "")
+    assert "genuine and impostor pairs: got 1 and 0" in said
+
+
+@pytest.mark.real
+def test_verify_reports_on_real_faces(run: Run, data: Path, tmp_path: Path) -> None:
+    """MobileFaceNet tells people apart: few pairs are decided wrong."""
+    lines = (data / "lfw" / "pairs.csv").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines[1:] if line]
+    some = tmp_path / "pairs.csv"
+    some.write_text("\n".join([lines[0], *rows[:: max(1, len(rows) // 40)]]), encoding="utf-8")
+    model = f"mobilefacenet@{data / 'weights' / 'mobilefacenet_112.pth'}"
+    ask = ("verify", "--pairs", some, "--pictures", data / "lfw" / "crops", "-m", model, "-o", tmp_path / "out")
+    code, printed, said = run(*ask, "--json")
+    assert (code, said) == (0, "")
+    report = json.loads(printed)["report"]
+    (accuracy,) = re.findall(r"\| accuracy +\| +([0-9.]+) %", report)
+    assert float(accuracy) > 90
+
+
+@pytest.mark.parametrize("what", ["metrics", "datasets"])
+def test_list_tells_of_metrics_and_data_sets_what_their_registries_hold(run: Run, what: str) -> None:
+    """Each with its parameters, and what it is for; as a table and as JSON."""
+    room = getattr(fm, what)
+    listed = {one["name"]: one for one in json.loads(run("list", what, "--json")[1])}
+    code, printed, _ = run("list", what)
+    assert code == 0
+    assert sorted(listed) == room.available()
+    for name, one in listed.items():
+        kind = room.get(name)
+        assert list(one["parameters"]) == [field.name for field in dataclasses.fields(kind)]
+        assert one["about"]
+        assert name in printed
+        if what == "metrics":
+            assert one["parts"] == dict(kind.parts)
+            assert one["parameters"] == room.create(name).parameters
+            assert set(one.get("needs", "").split(", ")) >= set(kind.needs)
+        else:
+            assert one["task"] == kind.task
+
+
 def test_list_tells_what_the_registries_hold(run: Run) -> None:
     """Every method with its parameters and defaults, every model, every suggested layer; as tables and as JSON."""
     listed = json.loads(run("list", "methods", "--json")[1])
@@ -430,7 +670,8 @@ def test_list_tells_what_the_registries_hold(run: Run) -> None:
 def test_help_and_version(run: Run) -> None:
     """Every command explains itself; without arguments the program does."""
     assert run("--version")[:2] == (0, f"faithmap {fm.__version__}\n")
-    for command in ((), ("explain",), ("compare",), ("verify",), ("locations",), ("list",), ("demo",)):
+    commands = ("explain", "compare", "recommend", "verify", "locations", "bench", "list", "demo")
+    for command in ((), *((name,) for name in commands)):
         code, printed, _ = run(*command, "--help")
         assert (code, "Usage" in printed) == (0, True)
     assert "personal data" in run("verify", "--help")[1]

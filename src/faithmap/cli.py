@@ -331,8 +331,11 @@ def verify(
     """
     screen = screen_for(as_json, quiet, verbose)
     with asking():
-        if (pairs is None) == (probe is None or gallery is None):
+        faces = [face for face in (probe, gallery) if face is not None]
+        if len(faces) != (2 if pairs is None else 0):
             raise ValueError("verify takes two faces, PROBE GALLERY, or a list of pairs, --pairs pairs.csv")
+        if pictures is not None and pairs is None:
+            raise ValueError("--pictures says where those of --pairs are: give both")
         chosen = chosen_methods(methods, setting)
         check_folder(out)
         net = _recogniser(model, threshold, device, precision)

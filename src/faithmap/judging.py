@@ -10,6 +10,7 @@ from typing import Any
 
 from faithmap import datasets
 from faithmap.datasets import Dataset
+from faithmap.evaluation import as_dataset
 from faithmap.files import save_picture, write_whole
 from faithmap.metrics import Interval
 from faithmap.models.base import Model
@@ -37,7 +38,7 @@ def recommended(
         ask: budget, limit, batch_size and seed.
     """
     with asking():
-        data: Dataset[Any] | str = pairs_of(given, pictures) if isinstance(net, FaceEmbedder) else str(given)
+        data = pairs_of(given, pictures) if isinstance(net, FaceEmbedder) else _pictures_of(given, pictures)
         folder = made_folder(out)
         found = recommend(net, data, methods, **ask, progress=screen.bar)
     verdict = found.verdict
@@ -62,6 +63,12 @@ def pairs_of(file: Path, pictures: Path | None) -> Dataset[Any]:
     if file.suffix.lower() != ".csv":
         raise ValueError(f"a face recogniser is judged on pairs: give a CSV with gallery, probe, genuine, not {file}")
     return datasets.load("pairs", file=file, folder=pictures)
+
+
+def _pictures_of(folder: Path, pictures: Path | None) -> Dataset[Any]:
+    if pictures is not None:
+        raise ValueError("--pictures says where those of a CSV of pairs are, for a face recogniser")
+    return as_dataset(folder)
 
 
 def reported(
@@ -105,17 +112,10 @@ _HEADS = ("method", "score x 100", "ahead of the best control", "wins", "evaluat
 
 
 def _row(one: Standing) -> tuple[str, ...]:
-    says = (
-        "control"
-        if one.control
-        else "ties with the best"
-        if one.tied
-        else "better"
-        if one.beats
-        else "not shown better"
-    )
+    says = "ties with the best" if one.tied else "better" if one.beats else "not shown to be better"
     wins = "" if one.control else f"{one.wins} of {one.of}"
     cost = (f"{one.cost.evaluations:.4g}", f"{one.cost.tail:.4g}", seconds(one.cost.seconds))
+    says = "control" if one.control else says
     return one.label, _hundredths(one.score), _hundredths(one.ahead), wins, *cost, says
 
 

@@ -6,7 +6,7 @@ import csv
 import importlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,14 @@ published:
 """
 
 
-@pytest.fixture(autouse=True)
-def _tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_models() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _registered(monkeypatch)
+        yield
+
+
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     room = importlib.import_module("faithmap.models.load")
 
     def seeded(kind: type[fm.models.Model], make: Callable[[], torch.nn.Module]) -> Callable[..., fm.models.Model]:
@@ -78,6 +84,16 @@ def spec(tmp_path: Path) -> Path:
     path = tmp_path / "bench.yaml"
     path.write_text(SPEC)
     return path
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The records of a run that is never stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    (folder / "bench.yaml").write_text(SPEC)
+    torch.set_num_threads(1)
+    assert main(["bench", str(folder / "bench.yaml"), "--out", str(folder / "run"), "--quiet"]) == 1
+    return without_timings(records(folder / "run"))
 
 
 def test_a_benchmark_writes_its_records_and_tables(call: Call, spec: Path, tmp_path: Path) -> None:
@@ -119,10 +135,9 @@ def test_the_json_document_is_all_of_stdout(call: Call, spec: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("at", range(1, 22, 4))
 def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_records(
-    at: int, call: Call, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, straight: list[Any], call: Call, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of any unit: what is done stays, and is not run again."""
-    call("bench", spec, "--out", tmp_path / "whole")
     ran: list[str] = []
     real = run.Runner.__call__
 
@@ -145,7 +160,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_records(
     at = -1
     code, _, _ = call(*command)
     assert code == 1
-    assert without_timings(records(folder)) == without_timings(records(tmp_path / "whole"))
+    assert without_timings(records(folder)) == straight
     ids = {path.stem for kind in ("clean", "records") for path in (folder / kind).iterdir()}
     assert len(ran) - 1 == len(ids) - (int(told.partition(" of ")[0].split()[-1]))
 

@@ -166,6 +166,29 @@ def test_take_halves_pairs_as_far_as_there_are() -> None:
     assert ids(Pairs().take(per_class=1)) == "05"
 
 
+def test_only_keeps_what_is_wanted_in_its_order() -> None:
+    """The data set itself stays whole; classes and parameters are the same."""
+    data = Labels()
+    some = data.only(lambda one: one.label == 1)
+    assert (ids(some), len(some), type(some)) == ("234", 3, Labels)
+    assert ids(data) == "012345"
+    assert (some.classes, some.parameters, some.name) == (data.classes, data.parameters, data.name)
+    assert ids(some.only(lambda one: one.id != "3")) == "24"
+    assert ids(some.take(2)) == ids(data.take(per_class=9).only(lambda one: one.label == 1).take(2)) == "23"
+    assert ids(data.take(3).only(lambda one: one.id > "1")) == "24"
+    assert [one.id for one in some[1:]] == ["3", "4"]
+    assert ids(pickle.loads(pickle.dumps(some))) == "234"
+
+
+def test_only_of_pairs_may_leave_one_kind() -> None:
+    data = Pairs()
+    genuine, impostor = data.only(lambda pair: pair.genuine), data.only(lambda pair: not pair.genuine)
+    assert ids(genuine) + ids(impostor) == ids(data)
+    assert ids(genuine.take(2)) == "02"
+    with pytest.raises(ValueError, match="pairs holds 5 examples, and none of those that are asked for"):
+        genuine.only(lambda pair: not pair.genuine)
+
+
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"limit": -1}, {"per_class": 0}])
 def test_take_takes_something(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"is at least 1: got"):

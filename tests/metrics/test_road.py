@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,25 +25,27 @@ scipy_solve = pytest.importorskip("scipy.sparse.linalg").spsolve
 def literal(x: Tensor, gone: Tensor) -> Tensor:
     """One picture ``(C, H, W)``: an equation per removed pixel, a term per neighbour, solved by elimination."""
     C, H, W = x.shape
-    places = [(r, c) for r in range(H) for c in range(W) if bool(gone[r, c])]
+    removed, picture = gone.tolist(), x.double().permute(1, 2, 0).tolist()
+    places = [(r, c) for r in range(H) for c in range(W) if removed[r][c]]
     number = {place: i for i, place in enumerate(places)}
-    matrix = scipy_sparse.lil_matrix((len(places), len(places)))
-    right = torch.zeros(len(places), C, dtype=torch.float64)
-    picture = x.double()
+    rows, columns, values = list(range(len(places))), list(range(len(places))), [1.0] * len(places)
+    right = [[0.0] * C for _ in places]
     for i, (r, c) in enumerate(places):
         near = [(r + a, c + b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
         near = [(a, b) for a, b in near if 0 <= a < H and 0 <= b < W]
         weights = [1 / 6 if a == r or b == c else 1 / 12 for a, b in near]
-        matrix[i, i] = 1.0
-        for place, weight in zip(near, weights, strict=True):
-            if place in number:
-                matrix[i, number[place]] = -weight / sum(weights)
+        total = sum(weights)
+        for (a, b), weight in zip(near, weights, strict=True):
+            if removed[a][b]:
+                rows.append(i)
+                columns.append(number[a, b])
+                values.append(-weight / total)
             else:
-                right[i] += weight / sum(weights) * picture[:, place[0], place[1]]
-    found = picture.clone()
-    solution = torch.as_tensor(scipy_solve(matrix.tocsc(), right.numpy())).view(len(places), C)
-    for i, (r, c) in enumerate(places):
-        found[:, r, c] = solution[i]
+                right[i] = [so + weight / total * value for so, value in zip(right[i], picture[a][b], strict=True)]
+    matrix = scipy_sparse.csc_matrix((values, (rows, columns)), shape=(len(places), len(places)))
+    solution = torch.as_tensor(scipy_solve(matrix, np.array(right))).view(len(places), C)
+    found = x.double().clone()
+    found[:, gone] = solution.T
     return found
 
 
@@ -236,6 +239,8 @@ def test_arcc_is_the_harmonic_mean_of_its_terms() -> None:
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 3)).double()
     model = fm.Classifier(module, size=8, mean=(0.0,) * 3, std=(1.0,) * 3)
     x, maps = torch.rand(4, 3, 8, 8, dtype=torch.float64), torch.rand(4, 8, 8, dtype=torch.float64)
+    weights = module[1].weight.detach().view(3, 3, 8, 8)
+    maps[:2] = ((x[:2] - 0.5) * weights[:2]).sum(dim=1)  # orders that ROAD likes
     maps[3] = 1.0
     case = Case(model, x, maps, Logit([0, 1, 2, 0]), explain=lambda x, target, model=None: x.square().mean(dim=1))
     found = fm.metrics.create("arcc").measure(case).values
@@ -247,4 +252,53 @@ def test_arcc_is_the_harmonic_mean_of_its_terms() -> None:
         expected = 0.0 if min(terms) == 0 else 3 / sum(1 / term for term in terms)
         assert float(found["arcc"][i]) == pytest.approx(expected, abs=1e-12)
         assert float(found["arcc-road"][i]) == pytest.approx(road, abs=1e-12)
+        same = [float(found[f"arcc-{term}"][i]) for term in ("coherency", "complexity")]
+        assert same == pytest.approx([terms[0], 1 - terms[1]], abs=1e-12)
     assert found["arcc"][3] == 0  # the whole picture
+    assert float(found["arcc"][:2].min()) > 0.01
+
+
+def arcc_case(maps: Tensor) -> Case:
+    """Nine pixels; the network adds up those of the first row."""
+    weights = torch.zeros(2, 3, 3, 3, dtype=torch.float64)
+    weights[0, :, 0] = 1
+    module = nn.Sequential(nn.Flatten(), nn.Linear(27, 2, bias=False)).double()
+    module[1].weight.data = weights.flatten(1)
+    model = fm.Classifier(module, size=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    x = torch.zeros(1, 3, 3, 3, dtype=torch.float64)
+    x[:, :, 0] = torch.tensor([0.5, 0.7, 0.9], dtype=torch.float64)
+
+    def explain(x: Tensor, target: Any, model: Any = None) -> Tensor:
+        return x.mean(dim=1)
+
+    return Case(model, x, maps, Logit(0), explain=explain)
+
+
+def test_arcc_takes_an_order_that_is_turned_round_for_nothing() -> None:
+    """What ROAD says of the opposite map is below 0 by as much; the harmonic mean with 0 is 0."""
+    maps = arcc_case(torch.zeros(1, 3, 3, dtype=torch.float64)).x.mean(dim=1)
+    right, wrong = (create("arcc", noise=0.0).measure(arcc_case(sign * maps)).values for sign in (1, -1))
+    assert float(right["arcc-road"]) > 0.1
+    assert float(right["arcc-coherency"]) > 0.9
+    assert float(right["arcc"]) > 0.1
+    assert float(wrong["arcc-road"]) < -0.1
+    assert wrong["arcc"].tolist() == [0]
+
+
+def test_arcc_shares_its_evaluations_with_road_and_adcc() -> None:
+    case = arcc_case(torch.rand(1, 3, 3, dtype=torch.float64))
+    create("arcc").measure(case)
+    assert case.forwards == 18
+    create("road").measure(case)
+    assert case.forwards == 18
+    create("adcc").measure(case)
+    assert case.forwards == 20  # Y and O
+
+
+def test_arcc_needs_the_method_and_a_map_of_nan_has_none() -> None:
+    case = arcc_case(torch.rand(1, 3, 3, dtype=torch.float64))
+    case.explain = None
+    with pytest.raises(ValueError, match="arcc needs explain: this case has none"):
+        create("arcc").measure(case)
+    broken = arcc_case(torch.full((1, 3, 3), torch.nan, dtype=torch.float64))
+    assert all(bool(values.isnan().all()) for values in create("arcc").measure(broken).values.values())
