@@ -449,8 +449,8 @@ def test_recommend_tells_what_python_finds(run: Run, folder: Path, tmp_path: Pat
     assert (code, said) == (0, "")
     assert (document["chosen"], document["samples"]) == (None, 2)
     assert document["control"] == found.verdict.control
-    told = {one["label"]: one["score"][:3] for one in document["standings"]}
-    assert told == {one.label: pytest.approx(one.score[:3]) for one in found.verdict.standings}
+    told = {one["label"]: one["score"] for one in document["standings"]}
+    assert told == {one.label: pytest.approx(one.score._asdict()) for one in found.verdict.standings}
     assert {path.name for path in out.iterdir()} == {"recommend.png", "recommend.md"}
     assert [document["chart"], document["sheet"]] == [str(out / "recommend.png"), str(out / "recommend.md")]
     assert Image.open(out / "recommend.png").format == "PNG"
@@ -477,7 +477,7 @@ def test_recommend_without_methods_tries_those_within_the_budget(run: Run, folde
     assert code == 0
     assert {"grad-cam", "lift-cam", "random"} <= labels
     assert "fame" not in labels
-    assert "more than the budget of 1" in document["not tried"]["fame"]
+    assert "more than the budget of 1" in document["not_tried"]["fame"]
 
 
 def test_recommend_of_a_face_recogniser_takes_pairs(run: Run, pairs: Path, folder: Path, tmp_path: Path) -> None:
@@ -533,9 +533,11 @@ def test_recommend_goes_on_where_one_picture_is_broken_and_stops_where_all_are(
 ) -> None:
     (folder / "x.png").write_text("no picture")
     ask = ("recommend", folder, "-m", "tiny", "--methods", "grad-cam", "-o", tmp_path / "out", "--json")
-    code, printed, _ = run(*ask)
-    grad_cam = next(one for one in json.loads(printed)["standings"] if one["label"] == "grad-cam")
-    assert (code, grad_cam["score"][3]) == (0, 2)
+    code, printed, said = run(*ask)
+    document = json.loads(printed)
+    grad_cam = next(one for one in document["standings"] if one["label"] == "grad-cam")
+    assert (code, grad_cam["score"]["samples"], document["samples"], list(document["unread"])) == (1, 2, 2, ["x.png"])
+    assert "x.png" in said
     for path in folder.iterdir():
         path.write_text("no picture")
     code, printed, said = run(*ask)

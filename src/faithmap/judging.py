@@ -53,7 +53,9 @@ def recommended(
     about = {"model": found.model, "samples": found.samples, "criterion": found.what, "control": verdict.control}
     about |= {"chosen": verdict.chosen, "best": verdict.best, "not_tried": dict(found.left_out)}
     about |= {"unread": dict(found.unread), "fewest": verdict.fewest}
-    screen.document({**about, "standings": [_told(one) for one in verdict.standings], "chart": str(chart)})
+    screen.document(
+        {**about, "standings": [_told(one) for one in verdict.standings], "chart": str(chart), "sheet": str(sheet)}
+    )
     screen.line(f"\nchart: {chart}\ntable: {sheet}")
     return exit_code(found.samples, list(found.unread))
 
