@@ -133,7 +133,7 @@ def _failed(rows: Sequence[Row]) -> list[Row]:
         key = (row.data, row.model, row.method)
         if key not in fewest or row.errors < fewest[key].errors:
             fewest[key] = row
-    return [row for row in fewest.values() if row.errors]
+    return [row for row in fewest.values() if row.errors and not row.control]  # a control may have no coefficients
 
 
 def summary(spec: Spec, store: Store, units: Sequence[Unit]) -> list[Row]:
