@@ -5,6 +5,8 @@
 
 Rewrites what stands between ``<!-- RUN: PARTS -->`` and ``<!-- end -->``: a table of those parts, from the run's
 tables/tables.csv. A part may be followed by ``:: HEADING``. The best first by the first part.
+
+With ``--compare lift-cam grad-cam`` it prints instead how two methods differ, paired by sample, in each run.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import table
+import torch
+from benchmarks.common import percent, table
 
+from faithmap.bench.store import records
+from faithmap.metrics import bootstrap
 from faithmap.metrics.registry import METRICS
 
 PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
@@ -67,11 +72,31 @@ def made(found: dict[str, dict[str, Row]], parts: Sequence[str]) -> str:
     return table(["method", *heads, "evaluations", "seconds"], lines)
 
 
+def compared(run: Path, one: str, other: str) -> str:
+    """By part how much one method is above another on the samples that both have, with the interval, x 100."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for record in records(run):
+        if record.value is not None:
+            values.setdefault(record.part, {}).setdefault(record.method, {})[record.sample] = record.value
+    lines = []
+    for part, by_method in values.items():
+        if one in by_method and other in by_method:
+            theirs = by_method[other]
+            differences = [value - theirs[sample] for sample, value in by_method[one].items() if sample in theirs]
+            lines.append([part, percent(bootstrap(torch.tensor(differences)))])
+    return table([f"{run.name}: {one} less {other}", "x 100"], lines)
+
+
 def main() -> None:
-    """Rewrite the page."""
+    """Rewrite the page, or compare two methods."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    runs = parser.parse_args().runs
+    parser.add_argument("--compare", nargs=2, metavar="METHOD", help="print how two methods differ, in each run")
+    given = parser.parse_args()
+    runs = given.runs
+    if given.compare:
+        print("\n\n".join(compared(run.parent, *given.compare) for run in sorted(runs.glob("*/manifest.json"))))
+        return
 
     def replaced(match: re.Match[str]) -> str:
         run, parts = match[1], [part.strip() for part in match[2].split("|")]
