@@ -151,18 +151,19 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_records(
     monkeypatch.setattr(run.Runner, "__call__", interrupted)
     code, _, told = call("bench", spec, "--out", folder, "--set", "LIMIT=3")
     assert code == 130
-    assert f"{at - 1} of" in told
+    assert f"stopped: {at - 1} of" in told
+    assert sum(" of " in line for line in told.splitlines()) == at, "a line for each unit where nobody sees a bar"
     command = told.partition("go on with faithmap ")[2].splitlines()[0].split()
     assert command == ["bench", str(spec), "--out", str(folder), "--set", "LIMIT=3", "--resume"]
     assert call(*command[:-1])[0] == 2, "without --resume what is there is left alone"
     ran.clear()
     ran.append("so that none is the one to stop at")
-    at = -1
+    at_first, at = at, -1
     code, _, _ = call(*command)
     assert code == 1
     assert without_timings(records(folder)) == straight
     ids = {path.stem for kind in ("clean", "records") for path in (folder / kind).iterdir()}
-    assert len(ran) - 1 == len(ids) - (int(told.partition(" of ")[0].split()[-1]))
+    assert len(ran) - 1 == len(ids) - (at_first - 1)
 
 
 def test_tables_alone_are_written_without_running(
