@@ -115,9 +115,9 @@ _HEADS = ("method", "score x 100", "ahead of the best control", "wins", "evaluat
 
 def _row(one: Standing) -> tuple[str, ...]:
     says = "ties with the best" if one.tied else "better" if one.beats else "not shown to be better"
+    says = "control" if one.control else says
     wins = "" if one.control else f"{one.wins} of {one.of}"
     cost = (f"{one.cost.evaluations:.4g}", f"{one.cost.tail:.4g}", seconds(one.cost.seconds))
-    says = "control" if one.control else says
     return one.label, _hundredths(one.score), _hundredths(one.ahead), wins, *cost, says
 
 

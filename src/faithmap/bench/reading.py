@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import torch
 
 from faithmap.bench.document import Document, Place, SpecError
-from faithmap.bench.plan import problems
+from faithmap.bench.plan import lacking, problems
 from faithmap.bench.spec import CONTROLS, Entry, Published, Spec
 from faithmap.datasets import Dataset
 from faithmap.datasets.base import existing
@@ -29,7 +29,7 @@ from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.load import Source, asked, check_device, load
 from faithmap.registry import Registered, Registry, of_type, parsed
-from faithmap.running import labels_of
+from faithmap.running import checked, labels_of
 from faithmap.targets import Similarity
 from faithmap.words import did_you_mean
 
@@ -316,13 +316,11 @@ class _Reader:
     def _fit_data(self, judges: Sequence[tuple[Metric, Place]], data: Mapping[str, Dataset[Any]]) -> None:
         for metric, place in judges:
             strange = [label for label, one in data.items() if metric.task not in ("any", one.task)]
-            boxes = "boxes" in metric.needs
-            asking = boxes or "truth" in metric.needs
-            blind = [label for label, one in data.items() if asking and not _knows(one, boxes=boxes)]
+            blind = [label for label, one in data.items() if lacking(metric.needs, one) is not None]
             if strange:
                 self.doc.wrong(place, f"{metric.name} is for {metric.task}, which {', '.join(strange)} is not")
             elif blind:
-                what = "boxes" if boxes else "boxes or masks"
+                what = "boxes" if "boxes" in metric.needs else "boxes or masks"
                 self.doc.wrong(place, f"{metric.name} needs the {what} of objects: none in {', '.join(blind)}")
 
     def _all_labelled(self, data: Mapping[str, Dataset[Any]]) -> None:
@@ -430,19 +428,13 @@ def _some(found: Sequence[int | None]) -> bool:
     return any(one is not None for one in found)
 
 
-def _knows(data: Dataset[Any], *, boxes: bool) -> bool:
-    truths = (getattr(example, "truth", None) for example in data)
-    return any(truth is not None and (truth.boxes is not None or not boxes) for truth in truths)
-
-
 def _refusal(model: Model, method: Method) -> str:
     """Why a method cannot explain a model; "" where it can."""
     if isinstance(model, FaceEmbedder) and model.threshold is None:
         model = copy.copy(model)
         model.threshold = 0.0  # the run fixes it on clean pairs
     target = Similarity(torch.ones(1)) if isinstance(model, FaceEmbedder) else model.target(0, 1)
-    layer = getattr(method, "layer", None)
-    return _told(lambda: method.check(model, target)) or _told(lambda: layer is not None and model.check_layer(layer))
+    return _told(lambda: checked(model, [method], target))
 
 
 def _told(check: Callable[[], object]) -> str:
