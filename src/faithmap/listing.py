@@ -10,7 +10,7 @@ from typing import Any
 from faithmap.datasets.registry import DATASETS
 from faithmap.methods.registry import METHODS
 from faithmap.metrics.registry import METRICS
-from faithmap.models.load import SOURCES
+from faithmap.models.load import sources
 from faithmap.registry import Registry, family
 from faithmap.terminal import Screen, load_model
 from faithmap.words import did_you_mean
@@ -82,8 +82,8 @@ def _registered(
 
 
 def _models(screen: Screen, _: str) -> None:
-    screen.document([{"name": source.pattern, "about": source.about} for source in SOURCES])
-    screen.table(("model", "what it is"), [(source.pattern, source.about) for source in SOURCES])
+    screen.document([{"name": source.pattern, "about": source.about} for source in sources()])
+    screen.table(("model", "what it is"), [(source.pattern, source.about) for source in sources()])
     screen.line("\nFILE is the path of a checkpoint; nothing in it is executed.")
 
 

@@ -70,7 +70,12 @@ def available() -> list[str]:
         >>> available()[0]
         'efficientnet-lite0'
     """
-    return [source.pattern for source in SOURCES]
+    return [source.pattern for source in sources()]
+
+
+def sources() -> tuple[Source, ...]:
+    """What `load` knows, each with what it is."""
+    return SOURCES
 
 
 def asked(name: str, weights: str | None = None) -> tuple[Source, dict[str, Any]]:
