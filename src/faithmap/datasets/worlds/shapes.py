@@ -291,18 +291,18 @@ DISTRACTORS: Mapping[str, Distance] = {
 
 # -- tags -------------------------------------------------------------------------------------------------------------
 
-_GLYPHS: tuple[tuple[tuple[float, ...], ...], ...] = (
-    ((-1, -1, 1, -1), (0, -1, 0, 1)),  # a T
-    ((-1, -1, -1, 1, 1, 1),),  # an L
-    ((-1, -1, 1, 1), (-1, 1, 1, -1)),  # an X
-    ((-1, -1, 0, 1, 1, -1),),  # a V
-    ((-1, -1, -1, 1), (1, -1, 1, 1), (-1, 0, 1, 0)),  # an H
-    ((-1, -1, 1, -1, -1, 1, 1, 1),),  # a Z
-    ((-1, -1, 1, -1, 1, 1, -1, 1, -1, -1),),  # a square
-    ((1, -1, -1, 0, 1, 1),),  # open to the right
-    ((-1, -1, 1, -1), (-1, 0, 1, 0), (-1, 1, 1, 1)),  # three bars
-    ((0, -1, 1, 1, -1, 1, 0, -1),),  # a triangle
-)
+_GLYPHS: Mapping[str, tuple[tuple[float, ...], ...]] = {
+    "T": ((-1, -1, 1, -1), (0, -1, 0, 1)),
+    "L": ((-1, -1, -1, 1, 1, 1),),
+    "X": ((-1, -1, 1, 1), (-1, 1, 1, -1)),
+    "V": ((-1, -1, 0, 1, 1, -1),),
+    "H": ((-1, -1, -1, 1), (1, -1, 1, 1), (-1, 0, 1, 0)),
+    "Z": ((-1, -1, 1, -1, -1, 1, 1, 1),),
+    "square": ((-1, -1, 1, -1, 1, 1, -1, 1, -1, -1),),
+    "angle": ((1, -1, -1, 0, 1, 1),),
+    "bars": ((-1, -1, 1, -1), (-1, 0, 1, 0), (-1, 1, 1, 1)),
+    "triangle": ((0, -1, 1, 1, -1, 1, 0, -1),),
+}
 _DECOYS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "upright": ((0, -1, 0, 1),),
     "level": ((-1, 0, 1, 0),),
@@ -311,11 +311,13 @@ _DECOYS: Mapping[str, tuple[tuple[float, ...], ...]] = {
 }
 MARKS: Mapping[str, Distance] = {
     name: strokes(*(tuple(0.58 * c for c in line) for line in lines), width=0.30)
-    for name, lines in (*zip(SHAPES, _GLYPHS, strict=True), *_DECOYS.items())
+    for name, lines in (*_GLYPHS.items(), *_DECOYS.items())
 }
-"""What is written on tags: a glyph for each shape under the shape's name, and the decoys."""
+"""What is written on tags."""
+GLYPHS = tuple(_GLYPHS)
+"""The marks that give a class away."""
 DECOYS = tuple(_DECOYS)
-"""The marks that stand for no shape."""
+"""The marks that stand for nothing: single strokes."""
 
 
 def tag(u: Plane, v: Plane) -> Plane:
