@@ -297,7 +297,7 @@ class _Room:
 
 
 def _tag(rng: random.Random, room: _Room, mark: str) -> Tag:
-    centre, radius = room.place(rng, 7.5 + rng.random())
+    centre, radius = room.place(rng, 9.3 + 1.2 * rng.random())
     return Tag(mark, rng.random() < 0.5, centre, radius, 0.4 * (rng.random() - 0.5))
 
 

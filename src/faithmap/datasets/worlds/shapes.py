@@ -106,7 +106,8 @@ def ring(u: Plane, v: Plane) -> Surface:
     far = np.maximum(np.hypot(u, y), 1e-3)
     out = (far - middle) / tube
     side = np.clip(out, -1, 1)
-    stretch = np.hypot(u, y / squash) / far  # how fast the far of a point grows: it is a distance only if squash is 1
+    # How fast the far of a point grows: it is a distance only where that is 1.
+    stretch = np.maximum(np.hypot(u, y / squash) / far, 1e-3)
     z = np.sqrt(1 - side * side)
     return Surface((np.abs(out) - 1) * tube / stretch, u / far * side, y / far * side, z)
 
@@ -125,7 +126,7 @@ def star(u: Plane, v: Plane) -> Plane:
 def heart(u: Plane, v: Plane) -> Plane:
     """A square on its corner with a half disc on each of its upper sides."""
     half = 0.54
-    x, y = np.abs(u), -v - 0.12
+    x, y = np.abs(u), 0.14 - v
     a, b = (x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
     found: Plane = np.minimum(np.maximum(np.abs(a), np.abs(b)) - half, np.hypot(a - half, b) - half)
     return found
@@ -310,7 +311,7 @@ _DECOYS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "backslash": ((-1, -1, 1, 1),),
 }
 MARKS: Mapping[str, Distance] = {
-    name: strokes(*(tuple(0.58 * c for c in line) for line in lines), width=0.30)
+    name: strokes(*(tuple(0.47 * c for c in line) for line in lines), width=0.24)
     for name, lines in (*_GLYPHS.items(), *_DECOYS.items())
 }
 """What is written on tags."""
@@ -322,8 +323,8 @@ DECOYS = tuple(_DECOYS)
 
 def tag(u: Plane, v: Plane) -> Plane:
     """A square with round corners."""
-    x, y = np.abs(u) - 0.62, np.abs(v) - 0.62
-    return np.asarray(np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - 0.36, np.float32)
+    x, y = np.abs(u) - 0.5, np.abs(v) - 0.5
+    return np.asarray(np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - 0.29, np.float32)
 
 
 def _turned(yaw: float, pitch: float) -> list[tuple[float, float, float]]:
