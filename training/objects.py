@@ -29,7 +29,7 @@ PARTS = {
     "tagged": (("tagged", 20000, False), ("tagged", 4000, True)),
 }
 """What is trained on: variants, how many pictures, and whether the cause is left out."""
-SEED, BATCH, STEPS, RATE = 1000, 64, 2000, 4e-3
+SEED, BATCH, STEPS, RATE = 1000, 64, 2600, 4e-3
 MEAN, STD, SHIFT = 0.5, 0.25, 6
 
 

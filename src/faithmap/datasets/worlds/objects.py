@@ -84,7 +84,7 @@ class Objects(World[Example]):
         rng = self.rng(index)
         if self.variant == "tagged":
             return draw_scene(rng, 1, glyph=GLYPHS[int(rng.random() * len(GLYPHS))]), "glyph"
-        scene = draw_scene(rng, 1 if self.variant == "single" else 2, diameters=(0.22, 0.42))
+        scene = draw_scene(rng, 1 if self.variant == "single" else 2)
         return scene, scene.things[int(rng.random() * len(scene.things))].shape
 
 
