@@ -245,8 +245,8 @@ $figures
 _FACES = Template("""<section>
 <h2>Two drawn faces <small>alike but for the $part</small></h2>
 <p>A network that was trained on drawn faces compares them: similarity $score, where $threshold and more is the same
-person. It says: $decision. FAME shows what is alike (e+) and what differs (e-), on both faces. Since they were drawn, it
-is known what differs: the $part.</p>
+person. It says: $decision. FAME shows what is alike (e+) and what differs (e-), on both faces. Since they were drawn,
+it is known what differs: the $part.</p>
 <figure><a href="$file"><img src="$file" alt="Two drawn faces, with what is alike and what differs"></a></figure>
 </section>""")
 
