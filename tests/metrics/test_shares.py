@@ -14,7 +14,7 @@ from faithmap.targets import Logit, Target
 from tests import nets
 from tests.metrics.test_faces import case_of, pairs_of_patterns, parts, patterns
 
-DIFFERENCES = {"lerf - morf", "road", "arcc-road", "patch-swap gain"}
+DIFFERENCES = {"lerf - morf", "road", "arcc-road", "patch-swap gain", "inpainting-game gain"}
 """Of two shares: from -1 to 1."""
 UNBOUNDED_BELOW = {"average-drop-in-deletion"}
 """A share of the score that is lost; where it rises instead, there is no bound to it."""
@@ -30,6 +30,7 @@ NO_SHARES = {
     "verification-deletion similarity",
     "verification-insertion similarity",
     "patch-swap effect",
+    "inpainting-game effect",
 }
 """Logits, correlations, changes, distances, similarities."""
 KINDS = ("method", "noise", "opposite", "constant", "nothing")
