@@ -39,7 +39,7 @@ def correlation(maps: Tensor) -> Tensor:
     Examples:
         >>> maps = torch.tensor([[[1.0, 2.0, 3.0], [1.0, 10.0, 100.0], [3.0, 2.0, 1.0]]])
         >>> [round(r, 3) for r in correlation(maps)[0, 0].tolist()]
-        [1.0, 0.905, -1.0]
+        [1.0, 0.904, -1.0]
     """
     flat = maps.double().flatten(2)  # (B, M, pixels)
     flat = flat - flat[..., :1]  # a constant map is then exactly 0, which its mean may miss by rounding

@@ -70,7 +70,7 @@ class InpaintingGame(OfPairs):
 
     After the paper: faces that differ by one inpainted characteristic, known as the truth; the identity that flips as
     pixels are exchanged in the order of the map, against false alarms; twins that the network tells apart alone. This
-    project's: twins from the crops at hand, where the paper has a curated set by generative inpainting; the direction,
+    project's: twins from the crops at hand, where the paper has a curated set of synthetic ones; the direction,
     from the twin back to the probe; the control elsewhere; the area, ranking and gain. Figures are not comparable.
 
     Args:
