@@ -23,8 +23,8 @@ test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest tests/peers
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples training
+	$(BIN)/ruff format --check src tests benchmarks examples training
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -1,5 +1,6 @@
 """Pictures and pairs of faces with what is known of them: every data set under its name, ``load("photos")``."""
 
+from faithmap.datasets import worlds
 from faithmap.datasets.base import Dataset, Example, Pair, Truth
 from faithmap.datasets.coco import COCO
 from faithmap.datasets.conditions import ARFace, SCFace
@@ -32,4 +33,5 @@ __all__ = [
     "get",
     "load",
     "register",
+    "worlds",
 ]

@@ -6,13 +6,14 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from faithmap.images import Geometry, Picture
@@ -23,13 +24,20 @@ from faithmap.words import did_you_mean
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Where the object is: boxes, or a mask, on the photo.
+    """Where the cause is: boxes, or a mask, on the photo.
+
+    Of photos it is where the object is, which need not be what the network looked at. Worlds know more: what else the
+    cause could have been, and what the picture holds where the cause is taken away.
 
     Args:
         boxes: ``(k, 4)`` corners x0, y0, x1, y1 in pixels of the photo, from its top left corner; of the label's class.
         mask: reads ``(height, width)`` bool of the photo, where the object is.
         size: (width, height) of the photo in which boxes were measured: they scale with it where the photo has another
             size, x and y apart. Without it they were measured in the photo as it is.
+        donor: draws a picture of the same size, without the cause: a region is taken away by pasting the donor's.
+        parts: draws the regions that could have been the cause, by their names, like the mask.
+        part: which of them it is.
+        against: of pairs of faces, whether the cause parts them (e-) rather than joins them (e+).
 
     Raises:
         ValueError: there are both boxes and a mask, or neither, or boxes are not ``(k, 4)`` with k at least 1.
@@ -38,6 +46,10 @@ class Truth:
     boxes: Tensor | None = None
     mask: Callable[[], Tensor] | None = None
     size: tuple[int, int] | None = None
+    donor: Callable[[], Image.Image] | None = None
+    parts: Callable[[], Mapping[str, Tensor]] | None = None
+    part: str = ""
+    against: bool = False
 
     def __post_init__(self) -> None:
         if (self.boxes is None) == (self.mask is None):
@@ -64,6 +76,12 @@ class Truth:
     def first(self, geometry: Geometry) -> Tensor:
         """Likewise of the first box alone; of a mask all of it."""
         return self.on(geometry) if self.boxes is None else self._inside(self.boxes[:1], geometry)
+
+    def rivals(self, geometry: Geometry) -> Tensor:
+        """The regions that could have been the cause and were not, in the network's input, ``(n, H, W)`` bool."""
+        others = [region for name, region in (self.parts() if self.parts else {}).items() if name != self.part]
+        found = [geometry.mask_to_input(region) for region in others]
+        return torch.stack(found) if found else torch.zeros(0, *geometry.size, dtype=torch.bool)
 
     def _inside(self, boxes: Tensor, geometry: Geometry) -> Tensor:
         """The pixels of the input in boxes of the photo, ``(H, W)`` bool."""
@@ -105,6 +123,8 @@ class Example:
     label: int | None = None
     """The class, an index of `Dataset.classes`."""
     truth: Truth | None = None
+    question: str | None = None
+    """What is asked about the picture; the label is then the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +139,8 @@ class Pair:
     """Who is on the probe and on the gallery; intervals draw people, not pairs."""
     group: str = ""
     """The part of the protocol: its fold, its distance, its occlusion."""
+    truth: Truth | None = None
+    """On the probe, where it is known."""
 
 
 E = TypeVar("E", Example, Pair)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +15,27 @@ from faithmap.batching import chunked, default_batch
 from faithmap.metrics.base import Better, Case, Measured, Need
 from faithmap.metrics.faces import ranking_auc
 from faithmap.metrics.imputation import imputed
-from faithmap.metrics.order import order
+from faithmap.metrics.order import order as order_of
 from faithmap.metrics.pairs import OfPairs, opposites, references_of, strangers
 from faithmap.metrics.registry import register
 from faithmap.metrics.removal import area
+from faithmap.metrics.truth import elsewhere
 from faithmap.models.base import Model
 from faithmap.sampling import generators, sample_ids
 from faithmap.targets import Similarity, first_tensor
 
-Box: TypeAlias = tuple[int, int, int, int]
-"""left, top, right, bottom, the latter two beyond the last pixel."""
-
 # In the 112 x 112 crop that puts the eyes at (38.3, 51.7) and (73.5, 51.5), the nose at (56.0, 71.7) and the corners of
 # the mouth at (41.5, 92.4) and (70.7, 92.2). Each holds its feature with the few pixels by which crops differ.
-REGIONS: Mapping[str, Box] = {
+REGIONS: Mapping[str, tuple[int, int, int, int]] = {
     "brows": (24, 34, 88, 45),
     "left eye": (24, 36, 54, 62),
     "right eye": (58, 36, 88, 62),
     "nose": (42, 52, 70, 82),
     "mouth": (36, 82, 76, 104),
 }
-"""Of an aligned crop, left and right as in the picture; an eye has its brow with it."""
-ELSEWHERE = 3
-"""Places of equal size that another face is pasted into, to see that the region is not any place."""
+"""left, top, right, bottom of each, the latter two beyond its last pixel; sides as in the picture."""
+PLACES = 4
+"""Other regions of equal size that another face is pasted into, to see that the region is not any place."""
 
 
 @register("inpainting-game")
@@ -55,9 +53,9 @@ class InpaintingGame(OfPairs):
     The area under ``[identity is back](a)``, a = 0, 1/steps, ..., 1, by trapezoids: 1 where the region leads, about a
     half for random orders. Where the identity comes back once, it is 1 less the false alarms until then.
 
-    **Truth is earned**: the twin is played only if it loses ``effect`` of the similarity to the gallery or more, and
-    the same face pasted into each of 3 other places, as large and drawn with equal chances among those beside the
-    region, costs less than that. The first region that earns it is played, in an order from the seed and the probe.
+    **Truth is earned**, as in `known-truth`: the twin is played only if it loses ``effect`` of the similarity to the
+    gallery or more, and the same face blended into each of 4 other regions of exactly that size, drawn outside of it,
+    costs less. The first region that earns it is played, in an order from the seed and the probe.
     All values but earned are NaN for other pairs, impostors among them; where the method has no e-, effect is left.
 
     Parts, beside the value: ranking, `ranking_auc` of the region in e-, 0.5 by chance; gain, ranking less that of e- of
@@ -144,25 +142,26 @@ class InpaintingGame(OfPairs):
         rows = (donors >= 0).nonzero().flatten()
         if not len(rows):
             return inside, effect
-        places = torch.stack([_places(H, W, g) for g in generators(case.seed, self.name, sample_ids(case.x[rows]))])
-        n, R, P, _ = places.shape  # regions in the order in which they are tried, each before its other places
-        flat = places.view(-1, 4).to(case.x.device)
-        whose = rows.repeat_interleave(R * P)
+        ids, regions = sample_ids(case.x[rows]), regions_of(H, W).to(case.x.device)
+        n, R, P = len(rows), len(regions), 1 + PLACES
+        places = torch.stack([_with_others(region.expand(n, -1, -1), case.seed, ids) for region in regions], dim=1)
         galleries = case.partners
         assert galleries is not None
 
         def make(i: Tensor) -> tuple[Tensor, Tensor]:
-            here = i.to(case.x.device)
-            row = whose[here]
-            return twin(case.model, case.x[row], galleries[donors[row]], _filled(flat[here], H, W)), row.cpu()
+            k = i.to(case.x.device)
+            row = rows[k // (R * P)]
+            found = twin(case.model, case.x[row], galleries[donors[row]], places.view(-1, H, W)[k])
+            return found, row.cpu()
 
-        after = case.scores(len(flat), make, Similarity(references)).view(n, R, P)
-        falls = case.clean[rows, None, None].to(after) - after
+        after = case.scores(n * R * P, make, Similarity(references)).view(n, R, P).to(effect)
+        falls = case.clean[rows, None, None].to(effect) - after
         earned = (falls[..., 0] >= self.effect) & (falls[..., 1:] < self.effect).all(dim=2)  # (n, R)
-        first = earned.int().argmax(dim=1)
-        for k in earned.any(dim=1).nonzero().flatten().tolist():
-            inside[rows[k]] = _filled(places[k, first[k], :1].to(case.x.device), H, W)[0]
-            effect[rows[k]] = falls[k, first[k], 0]
+        for k, generator in enumerate(generators(case.seed, self.name, ids)):
+            order = torch.randperm(R, generator=generator).tolist()
+            region = next((r for r in order if bool(earned[k, r])), None)
+            if region is not None:
+                inside[rows[k]], effect[rows[k]] = regions[region], falls[k, region, 0]
         return inside, effect
 
     def _returns(self, case: Case, twins: Tensor, inside: Tensor, maps: Tensor) -> Tensor:
@@ -178,7 +177,7 @@ class InpaintingGame(OfPairs):
         f, g = (F.normalize(_embedded(case, pictures), dim=1) for pictures in (x, others))
         # Nearer to f than to g: cos(y, f) - cos(y, g) has the sign of the cosine of y and f - g.
         game = Case(case.model, others, maps[rows], Similarity(f - g), seed=case.seed, batch_size=case.batch_size)
-        before = false_alarms(order(game), region)
+        before = false_alarms(order_of(game), region)
         wrong = (~region).sum(dim=(1, 2))
 
         def make(i: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,24 +227,24 @@ def twin(model: Model, x: Tensor, donors: Tensor, region: Tensor) -> Tensor:
     return torch.where(region[:, None], found, x)
 
 
-def regions_of(H: int, W: int) -> list[Box]:
-    """`REGIONS` in a crop of H x W pixels.
+def regions_of(H: int, W: int) -> Tensor:
+    """`REGIONS` in a crop of H x W pixels, ``(R, H, W)`` bool.
 
     Raises:
         ValueError: the crop is so small that one of them has no pixel.
 
     Examples:
-        >>> regions_of(56, 56)[0]
-        (12, 17, 44, 23)
+        >>> regions_of(56, 56).sum(dim=(1, 2))
+        tensor([192, 195, 195, 210, 220])
     """
-    found = []
-    for name, box in REGIONS.items():
+    found = torch.zeros(len(REGIONS), H, W, dtype=torch.bool)
+    for region, (name, box) in zip(found, REGIONS.items(), strict=True):
         left, top, right, bottom = (
             math.floor(at * size / 112 + 0.5) for at, size in zip(box, (W, H, W, H), strict=True)
         )
         if left >= right or top >= bottom:
             raise ValueError(f"a crop of {H} x {W} pixels has none for the {name}: inpainting-game takes larger ones")
-        found.append((left, top, right, bottom))
+        region[top:bottom, left:right] = True
     return found
 
 
@@ -265,31 +264,9 @@ def false_alarms(places: Tensor, inside: Tensor) -> Tensor:
     return torch.zeros_like(wrong).scatter_(1, ranked, wrong.cumsum(dim=1) - wrong).view(inside.shape)
 
 
-def _places(H: int, W: int, generator: torch.Generator) -> Tensor:
-    """Boxes ``(R, 1 + ELSEWHERE, 4)``: the regions in a random order, each before as many others of its size."""
-    boxes = regions_of(H, W)
-    found = [
-        [boxes[k], *(_elsewhere(boxes[k], H, W, generator) for _ in range(ELSEWHERE))]
-        for k in torch.randperm(len(boxes), generator=generator).tolist()
-    ]
-    return torch.tensor(found)
-
-
-def _elsewhere(box: Box, H: int, W: int, generator: torch.Generator) -> Box:
-    """A box of the same size beside it, all of these being equally likely."""
-    left, top, right, bottom = box
-    h, w = bottom - top, right - left
-    far = [(torch.arange(size - length + 1) - at).abs() >= length for size, length, at in ((H, h, top), (W, w, left))]
-    free = (far[0][:, None] | far[1]).nonzero()
-    y, x = free[int(torch.randint(len(free), (1,), generator=generator))].tolist()
-    return x, y, x + w, y + h
-
-
-def _filled(boxes: Tensor, H: int, W: int) -> Tensor:
-    """Boxes ``(m, 4)`` as ``(m, H, W)`` bool."""
-    row, col = torch.arange(H, device=boxes.device)[:, None], torch.arange(W, device=boxes.device)
-    left, top, right, bottom = (edge[:, None, None] for edge in boxes.unbind(dim=1))
-    return (left <= col) & (col < right) & (top <= row) & (row < bottom)
+def _with_others(regions: Tensor, seed: int, ids: list[str]) -> Tensor:
+    """Regions ``(n, H, W)``, each before others of its size, ``(n, 1 + PLACES, H, W)``."""
+    return torch.cat([regions[:, None], elsewhere(regions, PLACES, seed, ids)], dim=1)
 
 
 def _embedded(case: Case, x: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Worlds: pictures drawn from a description, so that the cause of what a network says of them is known."""
