@@ -66,10 +66,10 @@ class InpaintingGame(OfPairs):
     The other person is drawn from the galleries of the batch whose similarity to the pair's own gallery is below the
     threshold: it depends on the batch, which benchmarks keep fixed.
 
-    After the paper: faces that differ by one inpainted characteristic, known as the truth; the identity that flips as
-    pixels are exchanged in the order of the map, against false alarms; twins that the network tells apart alone. This
-    project's: twins from the crops at hand, where the paper has a curated set of synthetic ones; the direction,
-    from the twin back to the probe; the control elsewhere; the area, ranking and gain. Figures are not comparable.
+    After the paper: faces that differ by one inpainted characteristic, known as the truth that maps have to find. This
+    project's: twins from the crops at hand, where the paper has a curated set of synthetic ones; the direction, from
+    the twin back to the probe; when the identity is back, and whose truth is earned; the area, ranking and gain. Figures
+    are not comparable.
 
     Args:
         effect: the least fall of the similarity that makes the region a known truth, above 0.
