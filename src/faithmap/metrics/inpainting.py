@@ -68,8 +68,8 @@ class InpaintingGame(OfPairs):
 
     After the paper: faces that differ by one inpainted characteristic, known as the truth that maps have to find. This
     project's: twins from the crops at hand, where the paper has a curated set of synthetic ones; the direction, from
-    the twin back to the probe; when the identity is back, and whose truth is earned; the area, ranking and gain. Figures
-    are not comparable.
+    the twin back to the probe; when the identity is back, and whose truth is earned; the area, ranking and gain.
+    Figures are not comparable.
 
     Args:
         effect: the least fall of the similarity that makes the region a known truth, above 0.
