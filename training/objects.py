@@ -24,7 +24,7 @@ from faithmap.models.nets import ObjectNet
 
 HIDDEN = {"objects": None, "objects-mlp": 96, "objects-tagged": None}
 """The networks, and how many units the hidden layer of their head has."""
-STEPS = {"objects": 2600, "objects-mlp": 2200, "objects-tagged": 1600}
+STEPS = {"objects": 2600, "objects-mlp": 1400, "objects-tagged": 1600}
 PARTS = {
     "objects": (("single", 10000, False), ("pair", 10000, False), ("single", 4000, True)),
     "tagged": (("tagged", 20000, False), ("tagged", 4000, True)),
