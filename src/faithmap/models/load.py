@@ -17,6 +17,7 @@ from faithmap.models.checkpoints import efficientnet_lite0_weights, load_into, r
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.labels import imagenet_labels
+from faithmap.models.shipped import shipped
 from faithmap.words import did_you_mean
 
 DEFAULT = "efficientnet-lite0"
@@ -135,6 +136,14 @@ def _efficientnet_lite0(**settings: Any) -> Model:
     load_into(module, read_state_dict(path), source=path.name)
     scale = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "interpolation": "bicubic"}
     return _classifier(module, scale, settings)
+
+
+def _faces(**settings: Any) -> Model:
+    found = shipped("faces")
+    module = nets.SmallFaceNet()
+    load_into(module, found.state, source="faces.safetensors")
+    known = {"threshold": found.about["threshold"], "target_layer": f"body.{len(module.body) - 1}"}
+    return FaceEmbedder(module, **{**known, **settings})
 
 
 def _load(module: nn.Module, file: str, ignore: Sequence[str] = ()) -> None:
@@ -262,6 +271,7 @@ SOURCES = (
     Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),
     Source("mobilenet_v2@FILE", "MobileNetV2 for ImageNet, torchvision's layout, mean and std 0.5", _mobilenet_v2),
+    Source("faces", "small face recogniser for worlds.faces: it knows drawn faces alone", _faces, FaceEmbedder),
     Source("mobilefacenet@FILE", "MobileFaceNet, a small face recogniser", _mobilefacenet, FaceEmbedder),
     Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, FaceEmbedder, _ADAFACE),
     Source(

@@ -106,7 +106,7 @@ def _opening(u: Plane, v: Plane, hair: Hair, style: str) -> Plane:
     else:
         edge = line - 1 + 5 * (np.abs(x) / 36) ** 3 - (1.2 * bump(x, x, 8, 8) if style == "tied" else 0)
     if style in LONG:
-        wall = side + 0.03 * np.maximum(v - 60, 0)
+        wall: Plane = side + 0.03 * np.maximum(v - 60, 0)
         if style == "waves":
             wall = wall + 1.5 * np.sin(v * 0.19 + 4 * hair.parting)
         if style == "curls":

@@ -14,8 +14,8 @@ from faithmap.words import did_you_mean
 STYLES = ("crop", "sweep", "fringe", "curls", "curtains", "waves", "tied", "buzz")
 """Haircuts: `Hair.style` picks one by eighths."""
 GLASSES = ("", "round", "square")
-APART = 0.22
-"""How far two persons' parts are at least, for one of them to be seen: the mean difference of their numbers."""
+APART = 0.4
+"""How far parts are at least that `another` draws, for the difference to be seen: the mean over their numbers."""
 
 
 class Face(NamedTuple):
@@ -188,6 +188,37 @@ def with_part(identity: Identity, part: str, other: Identity) -> Identity:
     if part not in PARTS:
         raise ValueError(f"a face has no part {part!r}: {did_you_mean(str(part), PARTS)}")
     return replace(identity, **{part: getattr(other, part)})
+
+
+def another(identity: Identity, rng: Random) -> Identity:
+    """Somebody at random who differs clearly in every part.
+
+    Args:
+        identity: from whom.
+        rng: what the numbers are drawn from.
+
+    Examples:
+        >>> somebody = person(Random(1))
+        >>> apart(somebody.nose, another(somebody, Random(2)).nose) >= APART
+        True
+    """
+
+    def draw(part: str) -> Any:
+        while apart(other := _part(part, rng), getattr(identity, part)) < APART:
+            pass
+        return other
+
+    return Identity(**{part: draw(part) for part in PARTS})
+
+
+def apart(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """The mean difference of two parts' numbers.
+
+    Args:
+        one: a part.
+        other: the same part of somebody else.
+    """
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def look(rng: Random) -> Look:

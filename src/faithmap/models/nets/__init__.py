@@ -2,6 +2,7 @@
 
 from .arcface import ARCFACE_BLOCKS, ArcFaceNet
 from .efficientnet_lite import EfficientNetLite
+from .facenet import SmallFaceNet
 from .iresnet import IResNet, ir_18, ir_50, ir_101
 from .mobilefacenet import MobileFaceNet
 from .mobilenet_v2 import MobileNetV2
@@ -14,6 +15,7 @@ __all__ = [
     "IResNet",
     "MobileFaceNet",
     "MobileNetV2",
+    "SmallFaceNet",
     "SqueezeNet",
     "ir_18",
     "ir_50",
