@@ -45,7 +45,7 @@ def main() -> None:
         f"{PEOPLE} people x {LOOKS} looks, {FAMILIES} x {len(PARTS)} twins x {TWIN_LOOKS} looks; "
         f"{args.steps} steps of {BATCH}"
     )
-    pupil = Pupil(SmallFaceNet()).to(memory_format=torch.channels_last)
+    pupil = Pupil(SmallFaceNet())
     compiled = torch.compile(pupil)
     people, twins = residents(log), families(log)
     labels = torch.cat([torch.arange(PEOPLE).repeat_interleave(LOOKS), twin_labels().repeat_interleave(TWIN_LOOKS)])
