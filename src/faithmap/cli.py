@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithmap.demo import Explained, write_demo
+from faithmap.demo import Explained, explained_twins, write_demo
 from faithmap.demo import sheet as page_of
 from faithmap.files import save_picture
 from faithmap.terminal import (
@@ -256,7 +256,8 @@ def compare(
 @app.command()
 def recommend(
     folder: Annotated[
-        Path, Argument(metavar="FOLDER", help="Pictures of yours; for faces a CSV of pairs.", show_default=False)
+        Path,
+        Argument(metavar="FOLDER", help="Pictures of yours; for faces a CSV of pairs; or a world.", show_default=False),
     ],
     model: ModelName = MODEL,
     methods: Annotated[
@@ -300,12 +301,12 @@ def verify(
     gallery: Annotated[Path | None, Argument(help="The face it is compared with.", show_default=False)] = None,
     pairs: Annotated[
         Path | None,
-        Option("--pairs", metavar="CSV", help="Instead of two faces: gallery, probe, genuine in each row."),
+        Option("--pairs", metavar="CSV", help="Instead of two faces: gallery, probe, genuine in each row; or a world."),
     ] = None,
     pictures: Pictures = None,
     model: Annotated[
-        str | None, Option("--model", "-m", metavar="M", help="A face recogniser: see [bold]faithmap list models[/].")
-    ] = None,
+        str, Option("--model", "-m", metavar="M", help="A face recogniser: see [bold]faithmap list models[/].")
+    ] = "faces",
     threshold: Annotated[
         float | None, Option("--threshold", metavar="T", help="The cosine from which two faces match.")
     ] = None,
@@ -437,7 +438,7 @@ def list_(
 
 @app.command()
 def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbose = 0) -> int:
-    """Explain three photos that come with the package, offline, and write a page that tells how to read the maps."""
+    """Explain three photos and two drawn faces, offline, and write a page that tells how to read the maps."""
     screen = screen_for(False, quiet, verbose)
     with asking():
         check_folder(out)
@@ -448,7 +449,12 @@ def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbos
         for one in _explanations(net, images, out, chosen, {"progress": screen.bar}, []):
             screen.explained({**one.facts(), "image": one.photo.name})
             found.append(one)
-        page = write_demo(found, out.expanduser())
+        twins = explained_twins(out.expanduser())
+        page = write_demo(found, twins, out.expanduser())
+    match = "match" if twins.pair.match else "no match"
+    screen.line(
+        f"two drawn faces, alike but for the {twins.part}: similarity {twins.pair.score:.2f}, {match}", style="bold"
+    )
     screen.line(f"The pictures are in {page.parent}: open {page} in a browser.")
     return DONE
 
@@ -502,7 +508,7 @@ def _readable(net: Model, images: Sequence[Path], failed: list[dict[str, str]]) 
     return {image: x for image in dict.fromkeys(images) if (x := read(image)) is not None}
 
 
-def _recogniser(model: str | None, threshold: float | None, device: str, precision: str) -> FaceEmbedder:
+def _recogniser(model: str, threshold: float | None, device: str, precision: str) -> FaceEmbedder:
     """The face recogniser with its threshold."""
     if threshold is not None and not -1 <= threshold <= 1:
         raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
@@ -510,12 +516,10 @@ def _recogniser(model: str | None, threshold: float | None, device: str, precisi
     from faithmap.models.load import SOURCES
 
     known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
-    if model is None:
-        raise ValueError(f"verify needs --model, a face recogniser with the file of its weights: {known}")
     net = load_model(model, device, precision)
     if not isinstance(net, FaceEmbedder):
         raise ValueError(f"{model} is no face recogniser: use {known}")
-    net.threshold = threshold
+    net.threshold = net.threshold if threshold is None else threshold
     return net
 
 

@@ -11,6 +11,7 @@ from faithmap.metrics.drop import (
     increase_in_confidence,
 )
 from faithmap.metrics.faces import ranking_auc
+from faithmap.metrics.inpainting import blended
 from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.localisation import energy_pointing, iou, pointing_game
 from faithmap.metrics.locality import cam_locality
@@ -19,6 +20,7 @@ from faithmap.metrics.removal import area, removal_curve
 from faithmap.metrics.road import road_imputed
 from faithmap.metrics.sanity import relative_change, scrambled
 from faithmap.metrics.shapley import shap_cosine, shap_error
+from faithmap.metrics.truth import found_among
 from faithmap.metrics.verification import accuracy, eer_threshold, equal_error_rate, k_fold_accuracy, roc, tar_at_fmr
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "available",
     "average_drop",
     "average_drop_in_deletion",
+    "blended",
     "bootstrap",
     "cam_locality",
     "coherency",
@@ -40,6 +43,7 @@ __all__ = [
     "eer_threshold",
     "energy_pointing",
     "equal_error_rate",
+    "found_among",
     "get",
     "increase_in_confidence",
     "iou",
