@@ -183,8 +183,6 @@ def lacking(needs: frozenset[Any], data: Any) -> str | None:
         return "the data set does not say where objects are"
     if "donor" in needs and not any(truth is not None and truth.donor is not None for truth in truths):
         return "the data set does not say what stands where the cause is taken away: worlds do"
-    if "boxes" in needs and not any(truth is not None and truth.boxes is not None for truth in truths):
-        return "the data set has no boxes"
     return None
 
 
