@@ -5,6 +5,7 @@ from .efficientnet_lite import EfficientNetLite
 from .iresnet import IResNet, ir_18, ir_50, ir_101
 from .mobilefacenet import MobileFaceNet
 from .mobilenet_v2 import MobileNetV2
+from .objectnet import ObjectNet
 from .squeezenet import SqueezeNet
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "IResNet",
     "MobileFaceNet",
     "MobileNetV2",
+    "ObjectNet",
     "SqueezeNet",
     "ir_18",
     "ir_50",
