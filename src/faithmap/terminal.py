@@ -206,13 +206,19 @@ def load_model(name: str, device: str, precision: str = "float32") -> Model:
     return load(name, device=device).configured(precision)  # type: ignore[arg-type]
 
 
-def load_classifier(name: str, device: str, precision: str = "float32") -> Classifier:
-    """The model, which must be a classifier."""
-    from faithmap.models import Classifier
+def load_classifier(name: str, device: str, precision: str = "float32", question: str | None = None) -> Classifier:
+    """The model, which must be a classifier, or answer questions and be asked one."""
+    from faithmap.models import Classifier, VQAModel
 
     net = load_model(name, device, precision)
+    if isinstance(net, VQAModel):
+        if question is None:
+            raise ValueError(f'{name} answers questions: give one, --question "..."')
+        return net.asking(question)
     if not isinstance(net, Classifier):
         raise ValueError(f"{name} is no classifier: for a pair of faces use faithmap verify")
+    if question is not None:
+        raise ValueError(f"{name} takes no question: leave --question out, or take --model questions")
     return net
 
 
