@@ -1,10 +1,11 @@
-"""The tables of docs/leaderboard.md from the runs of its specs.
+"""The tables of docs/leaderboard.md and docs/worlds.md from the runs of their specs.
 
     faithmap bench benchmarks/specs/leaderboard-faces.yaml --out runs/leaderboard-faces --set DATA=../shared/data
     python -m benchmarks.leaderboard runs
 
 Rewrites what stands between ``<!-- RUN: PARTS -->`` and ``<!-- end -->``: a table of those parts, from the run's
-tables/tables.csv. A part may be followed by ``:: HEADING``. The best first by the first part.
+tables/tables.csv. A part may be followed by ``:: HEADING``. The best first by the first part. Of several data sets or
+models ``<!-- RUN (DATA, MODEL): PARTS -->`` names those meant. A run that has not ended leaves its tables as they are.
 
 With ``--compare lift-cam grad-cam`` it prints instead how two methods differ, paired by sample, in each run.
 """
@@ -24,17 +25,19 @@ from faithmap.bench.store import records
 from faithmap.metrics import bootstrap
 from faithmap.metrics.registry import METRICS
 
-PAGE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = (DOCS / "leaderboard.md", DOCS / "worlds.md")
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 Row = dict[str, str]
 
 
-def rows_of(run: Path) -> dict[str, dict[str, Row]]:
-    """By part and method what a run found."""
+def rows_of(run: Path, data: str | None, model: str | None) -> dict[str, dict[str, Row]]:
+    """By part and method what a run found, on one of its data sets and models."""
     found: dict[str, dict[str, Row]] = {}
     with (run / "tables" / "tables.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["part"], {})[row["method"]] = row
+            if data in (None, row["data"]) and model in (None, row["model"]):
+                found.setdefault(row["part"], {})[row["method"]] = row
     return found
 
 
@@ -88,7 +91,7 @@ def compared(run: Path, one: str, other: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the page, or compare two methods."""
+    """Rewrite the pages, or compare two methods."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--compare", nargs=2, metavar="METHOD", help="print how two methods differ, in each run")
@@ -99,11 +102,17 @@ def main() -> None:
         return
 
     def replaced(match: re.Match[str]) -> str:
-        run, parts = match[1], [part.strip() for part in match[2].split("|")]
-        return f"<!-- {run}: {match[2]} -->\n\n{made(rows_of(runs / run), parts)}\n\n<!-- end -->"
+        run, data, model, parts = match.groups()
+        if not (runs / run / "tables" / "tables.csv").is_file():
+            print(f"{run} has no tables: left as it is")
+            return match[0]
+        head = match[0].partition("-->")[0]
+        found = rows_of(runs / run, data, model)
+        return f"{head}-->\n\n{made(found, [part.strip() for part in parts.split('|')])}\n\n<!-- end -->"
 
-    text = PAGE.read_text()
-    PAGE.write_text(re.sub(r"<!-- ([\w-]+): (.*?) -->.*?<!-- end -->", replaced, text, flags=re.S))
+    marker = re.compile(r"<!-- ([\w-]+)(?: \(([^,]*), ([^)]*)\))?: (.*?) -->.*?<!-- end -->", flags=re.S)
+    for page in filter(Path.is_file, PAGES):
+        page.write_text(marker.sub(replaced, page.read_text()))
 
 
 if __name__ == "__main__":

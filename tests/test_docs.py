@@ -268,7 +268,8 @@ def one_picture(k: int = 1) -> Case:
     truth[:, 4:9, 4:9] = True
     shapley = torch.randn(1, 8), torch.rand(1, 8)
     maps, alpha = torch.randn(1, 32, 32), torch.randn(1, 8)
-    return Case(model, x, maps, Logit([k]), truth=truth, first=truth, coefficients=alpha, shapley=shapley)
+    known = {"truth": truth, "first": truth, "donors": x.flip(3)}
+    return Case(model, x, maps, Logit([k]), coefficients=alpha, shapley=shapley, **known)
 
 
 def one_face() -> Case:

@@ -262,7 +262,8 @@ def compare(
 @app.command()
 def recommend(
     folder: Annotated[
-        Path, Argument(metavar="FOLDER", help="Pictures of yours; for faces a CSV of pairs.", show_default=False)
+        Path,
+        Argument(metavar="FOLDER", help="Pictures of yours; for faces a CSV of pairs; or a world.", show_default=False),
     ],
     model: ModelName = MODEL,
     methods: Annotated[
@@ -306,12 +307,12 @@ def verify(
     gallery: Annotated[Path | None, Argument(help="The face it is compared with.", show_default=False)] = None,
     pairs: Annotated[
         Path | None,
-        Option("--pairs", metavar="CSV", help="Instead of two faces: gallery, probe, genuine in each row."),
+        Option("--pairs", metavar="CSV", help="Instead of two faces: gallery, probe, genuine in each row; or a world."),
     ] = None,
     pictures: Pictures = None,
     model: Annotated[
-        str | None, Option("--model", "-m", metavar="M", help="A face recogniser: see [bold]faithmap list models[/].")
-    ] = None,
+        str, Option("--model", "-m", metavar="M", help="A face recogniser: see [bold]faithmap list models[/].")
+    ] = "faces",
     threshold: Annotated[
         float | None, Option("--threshold", metavar="T", help="The cosine from which two faces match.")
     ] = None,
@@ -508,7 +509,7 @@ def _readable(net: Model, images: Sequence[Path], failed: list[dict[str, str]]) 
     return {image: x for image in dict.fromkeys(images) if (x := read(image)) is not None}
 
 
-def _recogniser(model: str | None, threshold: float | None, device: str, precision: str) -> FaceEmbedder:
+def _recogniser(model: str, threshold: float | None, device: str, precision: str) -> FaceEmbedder:
     """The face recogniser with its threshold."""
     if threshold is not None and not -1 <= threshold <= 1:
         raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
@@ -516,12 +517,10 @@ def _recogniser(model: str | None, threshold: float | None, device: str, precisi
     from faithmap.models.load import SOURCES
 
     known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
-    if model is None:
-        raise ValueError(f"verify needs --model, a face recogniser with the file of its weights: {known}")
     net = load_model(model, device, precision)
     if not isinstance(net, FaceEmbedder):
         raise ValueError(f"{model} is no face recogniser: use {known}")
-    net.threshold = threshold
+    net.threshold = net.threshold if threshold is None else threshold
     return net
 
 

@@ -22,6 +22,7 @@ from faithmap.bench.run import Runner, UnitResult
 from faithmap.bench.spec import CONTROLS, Entry, Spec
 from faithmap.bench.tables import Row, summarize, to_csv
 from faithmap.datasets import Dataset, Example
+from faithmap.datasets.worlds.named import is_world, world
 from faithmap.images import Picture
 from faithmap.methods import Method
 from faithmap.metrics import Metric
@@ -187,9 +188,11 @@ class _Given(Dataset[Example]):
 
 
 def as_dataset(given: Any) -> Dataset[Any]:
-    """A data set as it is; a folder or a list of pictures as one."""
+    """A data set as it is; a world's name, a folder or a list of pictures as one."""
     if isinstance(given, Dataset):
         return given
+    if isinstance(given, (str, os.PathLike)) and is_world(given):
+        return world(given)
     if isinstance(given, (str, os.PathLike)):
         return datasets.load("folder", folder=os.fspath(given))
     if isinstance(given, (list, tuple)):
@@ -197,7 +200,8 @@ def as_dataset(given: Any) -> Dataset[Any]:
             raise ValueError("there is no picture: the list is empty")
         return _Given(tuple(given))
     raise ValueError(
-        f"a data set is one of fm.datasets.load, a folder, or a list of pictures: got {type(given).__name__}"
+        "a data set is one of fm.datasets.load, a world's name, a folder, or a list of pictures: "
+        f"got {type(given).__name__}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from faithmap import datasets
 from faithmap.datasets import Dataset
+from faithmap.datasets.worlds.named import is_world
 from faithmap.evaluation import as_dataset
 from faithmap.files import save_picture, write_whole
 from faithmap.metrics import Interval
@@ -61,7 +62,9 @@ def recommended(
 
 
 def pairs_of(file: Path, pictures: Path | None) -> Dataset[Any]:
-    """The data set of a CSV of pairs, whose pictures lie in the folder, or beside it."""
+    """The data set of a CSV of pairs, whose pictures lie in the folder, or beside it; or a world of pairs."""
+    if is_world(file):
+        return as_dataset(file)
     if file.suffix.lower() != ".csv":
         raise ValueError(f"a face recogniser is judged on pairs: give a CSV with gallery, probe, genuine, not {file}")
     return datasets.load("pairs", file=file, folder=pictures)

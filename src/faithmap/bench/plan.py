@@ -186,6 +186,8 @@ def lacking(needs: frozenset[Any], data: Any) -> str | None:
     truths = [getattr(one, "truth", None) for one in data.examples]
     if "truth" in needs and not any(truth is not None for truth in truths):
         return "the data set does not say where objects are"
+    if "donor" in needs and not any(truth is not None and truth.donor is not None for truth in truths):
+        return "the data set does not say what stands where the cause is taken away: worlds do"
     if "boxes" in needs and not any(truth is not None and truth.boxes is not None for truth in truths):
         return "the data set has no boxes"
     return None

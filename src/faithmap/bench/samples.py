@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from faithmap.batching import chunked
 from faithmap.bench.guard import guarded
 from faithmap.bench.records import Clean
 from faithmap.bench.spec import Spec
-from faithmap.datasets import Example, Pair
+from faithmap.datasets import Example, Pair, Truth
+from faithmap.images import Geometry
 from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.vqa import VQAModel
@@ -46,6 +47,10 @@ class Batch:
     truth: Tensor | None = None
     """``(B, H, W)`` bool; None where the data set knows none."""
     first: Tensor | None = None
+    donors: Tensor | None = None
+    """Like x; NaN where a sample has none."""
+    rivals: Sequence[Tensor] | None = None
+    against: Tensor | None = None
     genuine: Tensor | None = None
     target: Target | None = None
     """What all methods explain, once clean scores are known."""
@@ -139,6 +144,9 @@ class Reader:
             partners,
             stacked("truth"),
             stacked("first"),
+            stacked("donor"),
+            [rows[slot].rivals for slot in source] if self._with_truth[data] else None,  # type: ignore[misc]
+            stacked("against"),
             _genuine(examples, source, x) if partners is not None else None,
             None if clean is None else _question(model, source, clean, partners),
             model=model,
@@ -184,21 +192,35 @@ class _Row:
     partner: Tensor | None = None
     truth: Tensor | None = None
     first: Tensor | None = None
+    donor: Tensor | None = None
+    rivals: Tensor | None = None
+    against: Tensor | None = None
 
 
 def _prepared(model: Model, example: Example | Pair, with_truth: bool) -> _Row:
-    if isinstance(example, Pair):
-        x = model.read([example.probe, example.gallery]).x  # (2, C, H, W)
-        return _Row(x[0], sample_ids(x.flatten(0, 1)[None])[0], x[1])
-    inputs = model.read([example.image])
-    x, (geometry,) = inputs.x, inputs.geometries
-    if not with_truth:
-        return _Row(x[0], sample_ids(x)[0])
-    truth = first = torch.zeros(x.shape[-2:], dtype=torch.bool)
-    if example.truth is not None:
-        assert geometry is not None
-        truth, first = example.truth.on(geometry), example.truth.first(geometry)
-    return _Row(x[0], sample_ids(x)[0], None, truth.to(x.device), first.to(x.device))
+    pair = isinstance(example, Pair)
+    inputs = model.read([example.probe, example.gallery] if isinstance(example, Pair) else [example.image])
+    x, geometry = inputs.x, inputs.geometries[0]  # (1 or 2, C, H, W)
+    assert geometry is not None
+    row = _Row(x[0], sample_ids(x.flatten(0, 1)[None])[0], x[1] if pair else None)
+    return _with_truth(row, model, example.truth, geometry) if with_truth else row
+
+
+def _with_truth(row: _Row, model: Model, truth: Truth | None, geometry: Geometry) -> _Row:
+    """A row with what is known of its sample's cause."""
+    where = row.x.device
+    donor, nowhere = torch.full_like(row.x, torch.nan), torch.zeros(row.x.shape[-2:], dtype=torch.bool, device=where)
+    if truth is None:
+        against = torch.tensor(False, device=where)
+        return replace(row, truth=nowhere, first=nowhere, donor=donor, rivals=nowhere[None][:0], against=against)
+    return replace(
+        row,
+        truth=truth.on(geometry).to(where),
+        first=truth.first(geometry).to(where),
+        donor=donor if truth.donor is None else model.read([truth.donor()]).x[0],
+        rivals=truth.rivals(geometry).to(where),
+        against=torch.tensor(truth.against, device=where),
+    )
 
 
 def _genuine(examples: Sequence[Pair], source: Sequence[int], x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from faithmap.metrics.removal import area, removal_curve
 from faithmap.metrics.road import road_imputed
 from faithmap.metrics.sanity import relative_change, scrambled
 from faithmap.metrics.shapley import shap_cosine, shap_error
+from faithmap.metrics.truth import found_among
 from faithmap.metrics.verification import accuracy, eer_threshold, equal_error_rate, k_fold_accuracy, roc, tar_at_fmr
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "eer_threshold",
     "energy_pointing",
     "equal_error_rate",
+    "found_among",
     "get",
     "increase_in_confidence",
     "iou",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal, Protocol, TypeVar
@@ -20,7 +20,7 @@ from faithmap.targets import Logit, Probability, Target, singles
 T = TypeVar("T")
 Better = Literal["higher", "lower", "neither"]
 Score = Literal["probability", "logit"]
-Need = Literal["boxes", "truth", "coefficients", "shapley", "explain"]
+Need = Literal["boxes", "truth", "donor", "coefficients", "shapley", "explain"]
 
 
 class Explain(Protocol):
@@ -50,6 +50,9 @@ class Case:
         target: what they explain, one entry per sample: `Logit` of a class, or `Similarity` to the gallery's embedding.
         truth: where the object is, ``(B, H, W)`` bool, all boxes or the mask; a sample that has none is all False.
         first: the first box alone, likewise.
+        donors: like x, without the cause, for replacing regions; a sample that has none is NaN.
+        rivals: of each sample the regions that could have been the cause and were not, ``(n, H, W)`` bool.
+        against: of pairs, whether the truth is what parts the two, ``(B,)`` bool.
         coefficients: of the layer's channels, ``(B, C)``, where the method has them.
         shapley: the channels' SHAP values and their standard errors, ``(B, C)`` each.
         explain: the method itself, for metrics that need maps of other inputs.
@@ -66,6 +69,9 @@ class Case:
     target: Target
     truth: Tensor | None = None
     first: Tensor | None = None
+    donors: Tensor | None = None
+    rivals: Sequence[Tensor] | None = None
+    against: Tensor | None = None
     coefficients: Tensor | None = None
     shapley: tuple[Tensor, Tensor] | None = None
     explain: Explain | None = None

@@ -271,7 +271,7 @@ class PatchSwap(_OfPairs):
         genuine, threshold = self._decision(case)
         if case.explain is None or case.partners is None:
             raise ValueError("patch-swap asks for maps of changed probes: give Case(explain=..., partners=...)")
-        references = _references(case)  # (B, D)
+        references = references_of(case)  # (B, D)
         inside = squares(case.x, self.side, case.seed)
         donors, able = self._donors(case, references, genuine, threshold)
         swapped = torch.where(inside[:, None], donors, case.x)
@@ -285,7 +285,7 @@ class PatchSwap(_OfPairs):
         clean, changed = (torch.full(case.maps.shape, torch.nan, device=case.x.device) for _ in range(2))
         if len(some := (genuine & moved).nonzero().flatten()):
             both = torch.cat([case.x[some], swapped[some]])
-            clean[some], changed[some] = _opposites(case, both, references[some].repeat(2, 1)).to(clean).chunk(2)
+            clean[some], changed[some] = opposites(case, both, references[some].repeat(2, 1)).to(clean).chunk(2)
         if len(some := (~genuine & moved).nonzero().flatten()):
             clean[some] = case.maps[some].to(clean)
             changed[some] = case.explain(swapped[some], Similarity(references[some])).to(clean)
@@ -371,7 +371,7 @@ def squares(x: Tensor, side: float, seed: int) -> Tensor:
     return inside.to(x.device)
 
 
-def _references(case: Case) -> Tensor:
+def references_of(case: Case) -> Tensor:
     """The galleries' embeddings, ``(B, D)``."""
     targets = singles(case.target, len(case))
     if not all(isinstance(target, Similarity) for target in targets):
@@ -379,7 +379,7 @@ def _references(case: Case) -> Tensor:
     return torch.cat([target.reference for target in targets if isinstance(target, Similarity)]).to(case.x.device)
 
 
-def _opposites(case: Case, x: Tensor, references: Tensor) -> Tensor:
+def opposites(case: Case, x: Tensor, references: Tensor) -> Tensor:
     """e- of probes, ``(n, H, W)``; NaN where the method has none."""
     assert case.explain is not None
     try:
