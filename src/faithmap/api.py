@@ -315,7 +315,7 @@ def explain_locations(
         >>> grid.maps.shape
         torch.Size([4, 4, 32, 32])
     """
-    model = require_model(model)
+    model = _without_question(model)
     model = model if layer is None else model.at(layer)
     inputs = model.read(picture)
     if len(inputs.x) != 1:
@@ -382,7 +382,7 @@ def locality_by_layer(
         >>> rows[0].grid
         (4, 4)
     """
-    model = require_model(model)
+    model = _without_question(model)
     chosen = FAME(iterations=25, sigma=0) if method is None else method
     if not isinstance(chosen, FAME):
         raise ValueError(f"locality is measured by FAME, FAME(iterations=25, sigma=0): got {chosen!r}")
@@ -411,6 +411,11 @@ def locality_by_layer(
             if report:
                 report(done + 1, len(layers))
     return rows
+
+
+def _without_question(model: Any) -> Model:
+    """A model that takes a picture and nothing else."""
+    return by_question(require_model(model), None, 1)[0][0]
 
 
 def _see(

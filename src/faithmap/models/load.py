@@ -17,6 +17,8 @@ from faithmap.models.checkpoints import efficientnet_lite0_weights, load_into, r
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.labels import imagenet_labels
+from faithmap.models.shipped import shipped
+from faithmap.models.vqa import VQAModel
 from faithmap.words import did_you_mean
 
 DEFAULT = "efficientnet-lite0"
@@ -161,6 +163,13 @@ def _mobilefacenet(file: str, **settings: Any) -> Model:
     return FaceEmbedder(module, **{"mean": (0.5, 0.5, 0.5), "std": (128 / 255,) * 3, **settings})
 
 
+def _questions(**settings: Any) -> Model:
+    found = shipped("questions")
+    module = nets.FiLM(len(found.about["answers"]), len(found.about["words"]))
+    load_into(module, found.state, source="questions")
+    return VQAModel(module, **{**found.about, "target_layer": "act", **settings})
+
+
 def _adaface(variant: str, file: str, **settings: Any) -> Model:
     module: nets.IResNet = getattr(nets, variant)()
     _load(module, file, ignore=["head."])
@@ -258,6 +267,7 @@ SOURCES = (
     Source(
         "efficientnet-lite0", "ImageNet classifier, the default: its weights come with the package", _efficientnet_lite0
     ),
+    Source("questions", "answers questions about scenes; its weights come with the package", _questions, VQAModel),
     Source("torchvision:NAME", "torchvision's ImageNet classifiers: their weights are downloaded", _torchvision),
     Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),

@@ -1,1 +1,5 @@
 """Worlds: pictures drawn from a description, so that the cause of what a network says of them is known."""
+
+from faithmap.datasets.worlds.questions import Questions
+
+__all__ = ["Questions"]

@@ -1,0 +1,134 @@
+"""The network that answers questions about scenes: ``python -m training.questions``.
+
+It is trained on scenes of worlds with another seed than those it is tested on, and on all questions that can be asked
+about them. What the questions alone give away is learned beside it, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from training.common import Log, drawn, export, fit, shuffled
+
+from faithmap.datasets.worlds.questions import ANSWERS, ASKED, Inquiry, Questions
+from faithmap.datasets.worlds.scenes import render
+from faithmap.datasets.worlds.shapes import COLOURS, SHAPES
+from faithmap.models import VQAModel, nets
+
+NAME, SEED, HELD_OUT = "questions", 1000, 0
+WORDS = ("what", *ASKED, "is", "the", "thing", *SHAPES, *COLOURS)
+MAX_WORDS, SIZE, MEAN, STD = 6, 96, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+BATCH, ASKS = 64, 6
+"""Pictures in a step, and questions about each."""
+
+
+def main() -> None:
+    """Draw, train, test, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--trial", action="store_true", help="write neither weights nor log")
+    given = parser.parse_args()
+    log = Log(NAME, keep=not given.trial)
+    torch.manual_seed(0)
+    net = nets.FiLM(len(ANSWERS), len(WORDS)).to(memory_format=torch.channels_last)
+    model = VQAModel(net, answers=ANSWERS, words=WORDS, max_words=MAX_WORDS, size=SIZE, mean=MEAN, std=STD)
+    world = Questions(seed=SEED, size=given.pictures)
+    pictures = drawn(f"{NAME}-{SEED}", len(world), (SIZE, SIZE, 3), lambda i: render(world.inquiry(i).scene), log)
+    asked, answers = questions(model, world)
+    log(f"{len(world)} pictures, {int((answers >= 0).sum())} questions about them")
+    batches = shuffled(len(world), BATCH, seed=0)
+
+    def loss(step: int) -> Tensor:
+        rows = next(batches).sort().values
+        x = seen(model, torch.from_numpy(pictures[rows.numpy()]))
+        x = x.flip(3) if step % 2 else x
+        q, y = some(asked, answers, rows)
+        scores = net.answer(net.trunk(x).repeat_interleave(ASKS, dim=0), q)
+        return F.cross_entropy(scores.float(), y, label_smoothing=0.02)
+
+    fit(net, loss, given.steps, log)
+    net.to(memory_format=torch.contiguous_format).half().float()  # what is written is what is tested
+    held_out = Questions(seed=HELD_OUT, size=2000)
+    told = right(held_out, lambda question, images: [one[0].index for one in model.answer(images, question, top=1)])
+    log(f"seed {HELD_OUT}, {len(held_out)} held-out questions: {told}")
+    guess = blind(asked, answers, given.steps // 4, log)
+    told = right(held_out, lambda question, images: [int(guess(model.numbers(question)).argmax())] * len(images))
+    log(f"without the picture: {told}")
+    if not given.trial:
+        about = {"answers": ANSWERS, "words": WORDS, "max_words": MAX_WORDS, "size": SIZE, "mean": MEAN, "std": STD}
+        export(NAME, net, about, log)
+
+
+def questions(model: VQAModel, world: Questions) -> tuple[Tensor, Tensor]:
+    """All that can be asked about each scene ``(n, 12, L)``, and the answers ``(n, 12)``, -1 where there is nothing."""
+    numbers: dict[str, Tensor] = {}
+    asked = torch.zeros(len(world), 12, model.max_words, dtype=torch.long)
+    answers = torch.full((len(world), 12), -1)
+    for i in range(len(world)):
+        one = world.inquiry(i)
+        for k, (thing, kind) in enumerate(product(range(len(one.scene.things)), ASKED)):
+            that = Inquiry(one.scene, thing, kind, one.donor)
+            if that.question not in numbers:
+                numbers[that.question] = model.numbers(that.question)[0]
+            asked[i, k], answers[i, k] = numbers[that.question], ANSWERS.index(that.answer)
+    return asked, answers
+
+
+def some(asked: Tensor, answers: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """A few questions about each of some scenes and their answers, ``(B * ASKS, L)`` and ``(B * ASKS,)``."""
+    picked = (answers[rows] >= 0).float().multinomial(ASKS)
+    return asked[rows[:, None], picked].flatten(0, 1), answers[rows[:, None], picked].flatten()
+
+
+def seen(model: VQAModel, pictures: Tensor) -> Tensor:
+    """Drawn pictures ``(B, H, W, 3)`` uint8 as the network takes them."""
+    return model.from_pixels(pictures.permute(0, 3, 1, 2).float() / 255)
+
+
+def blind(asked: Tensor, answers: Tensor, steps: int, log: Log) -> nn.Module:
+    """The same network, trained on questions alone: for a picture it has nothing, at every place."""
+    torch.manual_seed(1)
+    net = nets.FiLM(len(ANSWERS), len(WORDS))
+    nothing = torch.zeros(1, net.want.out_features, 1, 1)
+
+    class Blind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, question: Tensor) -> Tensor:
+            return net.answer(nothing.expand(len(question), -1, -1, -1), question)
+
+    guess, batches = Blind(), shuffled(len(asked), BATCH, seed=1)
+
+    def loss(step: int) -> Tensor:
+        q, y = some(asked, answers, next(batches))
+        return F.cross_entropy(guess(q).float(), y)
+
+    fit(guess, loss, steps, log, every=max(steps // 4, 1))
+    return guess
+
+
+def right(world: Questions, answer: Callable[[str, list[Image.Image]], list[int]]) -> str:
+    """How many questions are answered as they should be, in all and of each kind."""
+    groups: dict[str, list[int]] = {}
+    for i, one in enumerate(world):
+        groups.setdefault(one.question or "", []).append(i)
+    hits: dict[str, list[bool]] = {kind: [] for kind in ("all", *ASKED)}
+    for question, places in groups.items():
+        found = answer(question, [world[i].image for i in places])
+        good = [world[i].label == label for i, label in zip(places, found, strict=True)]
+        for kind in ("all", world.inquiry(places[0]).kind):
+            hits[kind] += good
+    return ", ".join(f"{kind} {100 * sum(good) / len(good):.1f} %" for kind, good in hits.items())
+
+
+if __name__ == "__main__":
+    main()
