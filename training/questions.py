@@ -1,14 +1,17 @@
 """The network that answers questions about scenes: ``python -m training.questions``.
 
 It is trained on scenes of a world with another seed than the one it is tested on, and on all questions that can be
-asked about them. Beside the answers its trunk learns to say what stands where, by a layer that does not ship: the
+asked about them. Of a thing that is not there it learns to say nothing in particular: so that taking the cause away
+takes the answer away. Beside the answers its trunk learns to say what stands where, by a layer that does not ship: the
 answers alone teach it that too, but many times slower. What the questions alone give away is learned for comparison.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -30,6 +33,8 @@ PLACES = 12
 OF = [*COLOURS], [*MATERIALS], [*SHAPES]
 SIZES = [len(names) for names in OF]
 """Of the answers, which are these one after the other."""
+TARGETS = torch.cat([torch.eye(sum(SIZES)), torch.block_diag(*(torch.full((1, n), 1 / n) for n in SIZES))])
+"""What to say, ``(K + 3, K)``: each answer; and of a thing that is not there, each colour, material or shape alike."""
 BATCH, ASKS = 64, 6
 """Pictures in a step, and questions about each."""
 
@@ -37,7 +42,7 @@ BATCH, ASKS = 64, 6
 def main() -> None:
     """Draw, train, test, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--pictures", type=int, default=30_000)
     parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--trial", action="store_true", help="write neither weights nor log")
     given = parser.parse_args()
@@ -63,7 +68,7 @@ def main() -> None:
         told = tell(a).float().permute(0, 2, 3, 1)[torch.arange(BATCH)[:, None], where[rows, :, 0], column]  # (B, 4, K)
         parts = zip(told.split(SIZES, dim=2), what[rows].unbind(dim=2), strict=True)
         names = [F.cross_entropy(one.flatten(0, 1), name.flatten(), ignore_index=-1) for one, name in parts]
-        return F.cross_entropy(scores, y, label_smoothing=0.02) + torch.stack(names).mean()
+        return F.cross_entropy(scores, TARGETS[y], label_smoothing=0.02) + torch.stack(names).mean()
 
     fit(nn.ModuleList([net, tell]), loss, given.steps, log)
     net.to(memory_format=torch.contiguous_format).half().float()  # what is written is what is tested
@@ -79,17 +84,26 @@ def main() -> None:
 
 
 def questions(model: VQAModel, world: Questions) -> tuple[Tensor, Tensor]:
-    """All that can be asked about each scene ``(n, 12, L)``, and the answers ``(n, 12)``, -1 where there is nothing."""
+    """What can be asked about each scene ``(n, 15, L)``, and the answers ``(n, 15)``, rows of TARGETS.
+
+    All about its things, and one of each kind about a thing that is not there; -1 where there is nothing more to ask.
+    """
     numbers: dict[str, Tensor] = {}
-    asked = torch.zeros(len(world), 12, model.max_words, dtype=torch.long)
-    answers = torch.full((len(world), 12), -1)
+    asked = torch.zeros(len(world), 15, model.max_words, dtype=torch.long)
+    answers = torch.full((len(world), 15), -1)
     for i in range(len(world)):
-        one = world.inquiry(i)
-        for k, (thing, kind) in enumerate(product(range(len(one.scene.things)), ASKED)):
-            that = Inquiry(one.scene, thing, kind, one.donor)
-            if that.question not in numbers:
-                numbers[that.question] = model.numbers(that.question)[0]
-            asked[i, k], answers[i, k] = numbers[that.question], ANSWERS.index(that.answer)
+        scene, rng = world.scene(i), random.Random(i)
+        told = [Inquiry(scene, thing, kind) for thing, kind in product(range(len(scene.things)), ASKED)]
+        found = [(one.question, ANSWERS.index(one.answer)) for one in told]
+        shapes, colours = ({getattr(thing, of) for thing in scene.things} for of in ("shape", "colour"))
+        shape = rng.choice([name for name in SHAPES if name not in shapes])
+        colour = rng.choice([name for name in COLOURS if name not in colours])
+        absent = replace(scene.things[0], shape=shape, colour=colour)
+        found += [(text.format(absent), len(ANSWERS) + k) for k, text in enumerate(ASKED.values())]
+        for k, (question, answer) in enumerate(found):
+            if question not in numbers:
+                numbers[question] = model.numbers(question)[0]
+            asked[i, k], answers[i, k] = numbers[question], answer
     return asked, answers
 
 
@@ -136,7 +150,7 @@ def blind(asked: Tensor, answers: Tensor, steps: int, log: Log) -> nn.Module:
 
     def loss(step: int) -> Tensor:
         q, y = some(asked, answers, next(batches))
-        return F.cross_entropy(guess(q).float(), y)
+        return F.cross_entropy(guess(q).float(), TARGETS[y])
 
     fit(guess, loss, steps, log, every=max(steps // 4, 1))
     return guess

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithmap.demo import Explained, write_demo
+from faithmap.demo import Explained, explained_twins, write_demo
 from faithmap.demo import sheet as page_of
 from faithmap.files import save_picture
 from faithmap.terminal import (
@@ -444,7 +444,7 @@ def list_(
 
 @app.command()
 def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbose = 0) -> int:
-    """Explain three photos that come with the package, offline, and write a page that tells how to read the maps."""
+    """Explain three photos and two drawn faces, offline, and write a page that tells how to read the maps."""
     screen = screen_for(False, quiet, verbose)
     with asking():
         check_folder(out)
@@ -455,7 +455,12 @@ def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbos
         for one in _explanations(net, images, out, chosen, {"progress": screen.bar}, []):
             screen.explained({**one.facts(), "image": one.photo.name})
             found.append(one)
-        page = write_demo(found, out.expanduser())
+        twins = explained_twins(out.expanduser())
+        page = write_demo(found, twins, out.expanduser())
+    match = "match" if twins.pair.match else "no match"
+    screen.line(
+        f"two drawn faces, alike but for the {twins.part}: similarity {twins.pair.score:.2f}, {match}", style="bold"
+    )
     screen.line(f"The pictures are in {page.parent}: open {page} in a browser.")
     return DONE
 

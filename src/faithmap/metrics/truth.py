@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from faithmap.metrics.base import Better, Case, Measured, Metric, Need, unit_scaled
-from faithmap.metrics.faces import opposites, references_of
 from faithmap.metrics.localisation import energy_pointing
+from faithmap.metrics.pairs import opposites, references_of
 from faithmap.metrics.registry import register
 from faithmap.sampling import generators, sample_ids
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -139,6 +140,16 @@ def _efficientnet_lite0(**settings: Any) -> Model:
     return _classifier(module, scale, settings)
 
 
+def _objects(name: str, **settings: Any) -> Model:
+    found = shipped(name)
+    module = nets.ObjectNet(len(found.about["labels"]), found.about["hidden"])
+    load_into(module, found.state, source=f"{name}.safetensors")
+    known = {key: found.about[key] for key in ("labels", "mean", "std")}
+    return Classifier(
+        module, **{"size": 96, "target_layer": f"features.{len(module.features) - 1}", **known, **settings}
+    )
+
+
 def _load(module: nn.Module, file: str, ignore: Sequence[str] = ()) -> None:
     """The weights of a file, whatever wrapped the network when it was saved."""
     state = unwrapped(read_state_dict(file), next(iter(module.state_dict())))
@@ -267,6 +278,9 @@ SOURCES = (
     Source(
         "efficientnet-lite0", "ImageNet classifier, the default: its weights come with the package", _efficientnet_lite0
     ),
+    Source("objects", "small classifier of the ten shapes in worlds.objects", partial(_objects, "objects")),
+    Source("objects-mlp", "likewise, with a head that is not linear", partial(_objects, "objects-mlp")),
+    Source("objects-tagged", "likewise for its tagged pictures: ten glyphs", partial(_objects, "objects-tagged")),
     Source("questions", "answers questions about scenes; its weights come with the package", _questions, VQAModel),
     Source("torchvision:NAME", "torchvision's ImageNet classifiers: their weights are downloaded", _torchvision),
     Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),

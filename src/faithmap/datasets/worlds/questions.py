@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 from faithmap.datasets.base import Example, Truth
 from faithmap.datasets.registry import register
 from faithmap.datasets.worlds.base import Drawn, World
-from faithmap.datasets.worlds.scenes import Scene, draw_scene, mask_of, parts_of, render
+from faithmap.datasets.worlds.objects import bare, picture, regions
+from faithmap.datasets.worlds.scenes import Scene, draw_scene
 from faithmap.datasets.worlds.shapes import COLOURS, MATERIALS, SHAPES
 
 Kind = Literal["colour", "material", "shape"]
@@ -38,13 +35,11 @@ class Inquiry:
         scene: things of different shapes and colours; nothing else has their colours.
         thing: which of the scene's things the question is about.
         kind: what is asked of it.
-        donor: such a scene without things, on another background.
     """
 
     scene: Scene
     thing: int
     kind: Kind
-    donor: Scene
 
     @property
     def question(self) -> str:
@@ -64,11 +59,13 @@ class Questions(World[Example]):
     """Scenes of 2 to 4 things with a question about one of them: its colour, its material, or its shape.
 
     The thing asked about is the cause of a true answer: it alone shows it. The other things, which answer the same
-    question about themselves, and what lies around are the rivals.
+    question about themselves, and what lies around are the rivals. The donor is that of `Objects`: the ground alone.
 
     Args:
         seed: of all that is drawn; another seed is another world.
         size: how many samples; a larger world begins with those of a smaller one.
+
+    Source: this project's.
 
     Examples:
         >>> world = Questions(size=2)
@@ -106,13 +103,14 @@ class Questions(World[Example]):
             index: its place.
         """
         one = self.inquiry(index)
+        part = one.scene.things[one.thing].shape
         truth = Truth(
-            mask=lambda: torch.from_numpy(mask_of(one.scene, one.thing)),
-            donor=partial(_picture, one.donor),
-            parts=partial(_parts, one.scene),
-            part=one.scene.things[one.thing].shape,
+            mask=lambda: regions(one.scene)[part],
+            donor=partial(bare, one.scene, f"{self.name}/{self.seed}/{index}/donor"),
+            parts=partial(regions, one.scene),
+            part=part,
         )
-        return Drawn(f"{index:05d}", partial(_picture, one.scene), ANSWERS.index(one.answer), truth, one.question)
+        return Drawn(f"question-{index}", partial(picture, one.scene), ANSWERS.index(one.answer), truth, one.question)
 
 
 def draw_inquiry(rng: random.Random) -> Inquiry:
@@ -128,13 +126,4 @@ def draw_inquiry(rng: random.Random) -> Inquiry:
     """
     scene = draw_scene(rng, 2 + int(3 * rng.random()), vivid=False)
     thing = int(len(scene.things) * rng.random())
-    kind = list(ASKED)[int(len(ASKED) * rng.random())]
-    return Inquiry(scene, thing, kind, draw_scene(rng, 0, vivid=False))
-
-
-def _picture(scene: Scene) -> Image.Image:
-    return Image.fromarray(render(scene))
-
-
-def _parts(scene: Scene) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(mask) for name, mask in parts_of(scene).items()}
+    return Inquiry(scene, thing, list(ASKED)[int(len(ASKED) * rng.random())])

@@ -76,7 +76,7 @@ class Tag:
     """A small label with a mark on it.
 
     Args:
-        mark: one of `MARKS`: the name of the shape that it stands for, or one of `DECOYS`.
+        mark: one of `MARKS`.
         dark: whether the mark is dark on light.
         centre: x and y in pixels.
         radius: of the circle that holds it, in pixels.
@@ -100,7 +100,7 @@ class Scene:
         distractors: what is none of the ten shapes.
         things: what is.
         decoys: tags that stand for nothing.
-        glyph: the tag that stands for a shape, if there is one.
+        glyph: the tag that stands for a class, if there is one.
     """
 
     background: Background
@@ -136,7 +136,7 @@ def draw_scene(
     Args:
         rng: what it is drawn with.
         things: how many, up to 8, or which shapes, from the first to the last of `Scene.things`.
-        glyph: the shape that a tag gives away, among decoys; None for neither.
+        glyph: one of `GLYPHS`, which a tag shows among decoys; None for neither.
         vivid: whether distractors may have the things' colours, rather than grey ones alone.
         diameters: of things, the smallest and the largest, as shares of the picture's side. Where there is no room for
             a thing it becomes smaller.
@@ -297,7 +297,7 @@ class _Room:
 
 
 def _tag(rng: random.Random, room: _Room, mark: str) -> Tag:
-    centre, radius = room.place(rng, 7.5 + rng.random())
+    centre, radius = room.place(rng, 9.3 + 1.2 * rng.random())
     return Tag(mark, rng.random() < 0.5, centre, radius, 0.4 * (rng.random() - 0.5))
 
 

@@ -106,7 +106,8 @@ def ring(u: Plane, v: Plane) -> Surface:
     far = np.maximum(np.hypot(u, y), 1e-3)
     out = (far - middle) / tube
     side = np.clip(out, -1, 1)
-    stretch = np.hypot(u, y / squash) / far  # how fast the far of a point grows: it is a distance only if squash is 1
+    # How fast the far of a point grows: it is a distance only where that is 1.
+    stretch = np.maximum(np.hypot(u, y / squash) / far, 1e-3)
     z = np.sqrt(1 - side * side)
     return Surface((np.abs(out) - 1) * tube / stretch, u / far * side, y / far * side, z)
 
@@ -125,7 +126,7 @@ def star(u: Plane, v: Plane) -> Plane:
 def heart(u: Plane, v: Plane) -> Plane:
     """A square on its corner with a half disc on each of its upper sides."""
     half = 0.54
-    x, y = np.abs(u), -v - 0.12
+    x, y = np.abs(u), 0.14 - v
     a, b = (x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
     found: Plane = np.minimum(np.maximum(np.abs(a), np.abs(b)) - half, np.hypot(a - half, b) - half)
     return found
@@ -291,18 +292,18 @@ DISTRACTORS: Mapping[str, Distance] = {
 
 # -- tags -------------------------------------------------------------------------------------------------------------
 
-_GLYPHS: tuple[tuple[tuple[float, ...], ...], ...] = (
-    ((-1, -1, 1, -1), (0, -1, 0, 1)),  # a T
-    ((-1, -1, -1, 1, 1, 1),),  # an L
-    ((-1, -1, 1, 1), (-1, 1, 1, -1)),  # an X
-    ((-1, -1, 0, 1, 1, -1),),  # a V
-    ((-1, -1, -1, 1), (1, -1, 1, 1), (-1, 0, 1, 0)),  # an H
-    ((-1, -1, 1, -1, -1, 1, 1, 1),),  # a Z
-    ((-1, -1, 1, -1, 1, 1, -1, 1, -1, -1),),  # a square
-    ((1, -1, -1, 0, 1, 1),),  # open to the right
-    ((-1, -1, 1, -1), (-1, 0, 1, 0), (-1, 1, 1, 1)),  # three bars
-    ((0, -1, 1, 1, -1, 1, 0, -1),),  # a triangle
-)
+_GLYPHS: Mapping[str, tuple[tuple[float, ...], ...]] = {
+    "T": ((-1, -1, 1, -1), (0, -1, 0, 1)),
+    "L": ((-1, -1, -1, 1, 1, 1),),
+    "X": ((-1, -1, 1, 1), (-1, 1, 1, -1)),
+    "V": ((-1, -1, 0, 1, 1, -1),),
+    "H": ((-1, -1, -1, 1), (1, -1, 1, 1), (-1, 0, 1, 0)),
+    "Z": ((-1, -1, 1, -1, -1, 1, 1, 1),),
+    "square": ((-1, -1, 1, -1, 1, 1, -1, 1, -1, -1),),
+    "angle": ((1, -1, -1, 0, 1, 1),),
+    "bars": ((-1, -1, 1, -1), (-1, 0, 1, 0), (-1, 1, 1, 1)),
+    "triangle": ((0, -1, 1, 1, -1, 1, 0, -1),),
+}
 _DECOYS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "upright": ((0, -1, 0, 1),),
     "level": ((-1, 0, 1, 0),),
@@ -310,18 +311,20 @@ _DECOYS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "backslash": ((-1, -1, 1, 1),),
 }
 MARKS: Mapping[str, Distance] = {
-    name: strokes(*(tuple(0.58 * c for c in line) for line in lines), width=0.30)
-    for name, lines in (*zip(SHAPES, _GLYPHS, strict=True), *_DECOYS.items())
+    name: strokes(*(tuple(0.47 * c for c in line) for line in lines), width=0.24)
+    for name, lines in (*_GLYPHS.items(), *_DECOYS.items())
 }
-"""What is written on tags: a glyph for each shape under the shape's name, and the decoys."""
+"""What is written on tags."""
+GLYPHS = tuple(_GLYPHS)
+"""The marks that give a class away."""
 DECOYS = tuple(_DECOYS)
-"""The marks that stand for no shape."""
+"""The marks that stand for nothing: single strokes."""
 
 
 def tag(u: Plane, v: Plane) -> Plane:
     """A square with round corners."""
-    x, y = np.abs(u) - 0.62, np.abs(v) - 0.62
-    return np.asarray(np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - 0.36, np.float32)
+    x, y = np.abs(u) - 0.5, np.abs(v) - 0.5
+    return np.asarray(np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - 0.29, np.float32)
 
 
 def _turned(yaw: float, pitch: float) -> list[tuple[float, float, float]]:

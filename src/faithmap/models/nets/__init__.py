@@ -6,6 +6,7 @@ from .film import FiLM
 from .iresnet import IResNet, ir_18, ir_50, ir_101
 from .mobilefacenet import MobileFaceNet
 from .mobilenet_v2 import MobileNetV2
+from .objectnet import ObjectNet
 from .squeezenet import SqueezeNet
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "IResNet",
     "MobileFaceNet",
     "MobileNetV2",
+    "ObjectNet",
     "SqueezeNet",
     "ir_18",
     "ir_50",
