@@ -77,7 +77,8 @@ class Screen:
         """One picture's results."""
         target, prediction, rows = facts["explained"], facts["prediction"], []
         other = "" if target == prediction else f" (predicted: {said(prediction)})"
-        self.line(f"{facts['image']}: {said(target)}{other}", style="bold")
+        asked = f"{facts['question']} " if "question" in facts else ""
+        self.line(f"{facts['image']}: {asked}{said(target)}{other}", style="bold")
         for about in facts["methods"]:
             error = about["completeness_error"]
             adds_up = "" if error is None else incomplete(error, about["score"])
