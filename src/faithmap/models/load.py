@@ -150,6 +150,14 @@ def _objects(name: str, **settings: Any) -> Model:
     )
 
 
+def _faces(**settings: Any) -> Model:
+    found = shipped("faces")
+    module = nets.SmallFaceNet()
+    load_into(module, found.state, source="faces.safetensors")
+    known = {"threshold": found.about["threshold"], "target_layer": f"body.{len(module.body) - 1}"}
+    return FaceEmbedder(module, **{**known, **settings})
+
+
 def _load(module: nn.Module, file: str, ignore: Sequence[str] = ()) -> None:
     """The weights of a file, whatever wrapped the network when it was saved."""
     state = unwrapped(read_state_dict(file), next(iter(module.state_dict())))
@@ -286,6 +294,7 @@ SOURCES = (
     Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),
     Source("mobilenet_v2@FILE", "MobileNetV2 for ImageNet, torchvision's layout, mean and std 0.5", _mobilenet_v2),
+    Source("faces", "small face recogniser for worlds.faces: it knows drawn faces alone", _faces, FaceEmbedder),
     Source("mobilefacenet@FILE", "MobileFaceNet, a small face recogniser", _mobilefacenet, FaceEmbedder),
     Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, FaceEmbedder, _ADAFACE),
     Source(

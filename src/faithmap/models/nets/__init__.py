@@ -2,6 +2,7 @@
 
 from .arcface import ARCFACE_BLOCKS, ArcFaceNet
 from .efficientnet_lite import EfficientNetLite
+from .facenet import SmallFaceNet
 from .film import FiLM
 from .iresnet import IResNet, ir_18, ir_50, ir_101
 from .mobilefacenet import MobileFaceNet
@@ -18,6 +19,7 @@ __all__ = [
     "MobileFaceNet",
     "MobileNetV2",
     "ObjectNet",
+    "SmallFaceNet",
     "SqueezeNet",
     "ir_18",
     "ir_50",
