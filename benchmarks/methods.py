@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import DATA, face_pairs, imagenet_squashed, percent, table
+from benchmarks.common import DATA, face_pairs, imagenet_squashed, percent
 from torch import Tensor
 
 import faithmap as fm
 from faithmap.batching import tune_allocator
 from faithmap.metrics import area, bootstrap, removal_curve
 from faithmap.targets import Probability, Similarity, Target
+from faithmap.words import table
 
 SHORT = {"forward": "F", "backward": "B", "tail_forward": "f", "tail_backward": "b"}
 """How the table writes evaluations: of the network in capitals, of the tail alone in small letters."""

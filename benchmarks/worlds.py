@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.common import DATA, percent, table
+from benchmarks.common import DATA, percent
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -26,6 +26,7 @@ from faithmap import draw
 from faithmap.datasets import Pair
 from faithmap.images import Geometry
 from faithmap.metrics import bootstrap, found_among
+from faithmap.words import table
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SHOWN = ("fame", "lift-cam", "grad-cam", "lrp", "gradient")

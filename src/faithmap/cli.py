@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faithmap.demo import Explained, write_demo
+from faithmap.demo import Explained, explained_twins, write_demo
 from faithmap.demo import sheet as page_of
 from faithmap.files import save_picture
 from faithmap.terminal import (
@@ -61,6 +61,10 @@ ModelName = Annotated[str, Option("--model", "-m", metavar="M", help="See [bold]
 Methods = Annotated[str, Option("--methods", metavar="A,B", help="See [bold]faithmap list methods[/].")]
 Setting = Annotated[
     list[str] | None, Option("--set", metavar="NAME=VALUE", help="As in --set fame.iterations=200; may be repeated.")
+]
+Question = Annotated[
+    str | None,
+    Option("--question", metavar="TEXT", help="For a model that answers questions: its answer is explained."),
 ]
 Device = Annotated[str, Option("--device", metavar="D", help="cpu, cuda, cuda:1 or mps.")]
 Out = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Where files go; made if it is not there.")]
@@ -143,6 +147,7 @@ def explain(
     target: Annotated[
         str | None, Option("--target", "-t", metavar="K|NAME", help="Class, by index or name; else the predicted one.")
     ] = None,
+    question: Question = None,
     device: Device = "cpu",
     out: Out = OUT,
     setting: Setting = None,
@@ -162,7 +167,7 @@ def explain(
     with asking():
         chosen = chosen_methods(methods, setting)
         check_folder(out)
-        net = load_classifier(model, device, precision)
+        net = load_classifier(model, device, precision, question)
         check_layers(net, chosen)
         net.target(target, 1)
     images = list(dict.fromkeys(images))
@@ -192,6 +197,7 @@ def compare(
     target: Annotated[
         str | None, Option("--target", "-t", metavar="K|NAME", help="Class, by index or name; else the predicted one.")
     ] = None,
+    question: Question = None,
     signed: Annotated[bool, Option("--signed", help="Show what speaks against the class too, in blue.")] = False,
     device: Device = "cpu",
     out: Out = OUT,
@@ -215,7 +221,7 @@ def compare(
 
         chosen = chosen_methods(methods or ",".join(api.COMPARED), setting)
         check_folder(out)
-        net = load_classifier(model, device, precision)
+        net = load_classifier(model, device, precision, question)
         wanted = net.target(target, 1)
         chosen = running.able(net, chosen, wanted) if methods == "all" else chosen
         check_layers(net, chosen)
@@ -438,7 +444,7 @@ def list_(
 
 @app.command()
 def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbose = 0) -> int:
-    """Explain three photos that come with the package, offline, and write a page that tells how to read the maps."""
+    """Explain three photos and two drawn faces, offline, and write a page that tells how to read the maps."""
     screen = screen_for(False, quiet, verbose)
     with asking():
         check_folder(out)
@@ -449,7 +455,12 @@ def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbos
         for one in _explanations(net, images, out, chosen, {"progress": screen.bar}, []):
             screen.explained({**one.facts(), "image": one.photo.name})
             found.append(one)
-        page = write_demo(found, out.expanduser())
+        twins = explained_twins(out.expanduser())
+        page = write_demo(found, twins, out.expanduser())
+    match = "match" if twins.pair.match else "no match"
+    screen.line(
+        f"two drawn faces, alike but for the {twins.part}: similarity {twins.pair.score:.2f}, {match}", style="bold"
+    )
     screen.line(f"The pictures are in {page.parent}: open {page} in a browser.")
     return DONE
 

@@ -17,7 +17,7 @@ from faithmap.words import incomplete, percent, said, seconds, spent
 if TYPE_CHECKING:  # torch takes seconds to import, and the command line's --help reads this file
     from PIL.Image import Image
 
-    from faithmap.attribution import Attribution
+    from faithmap.attribution import Attribution, PairAttribution
     from faithmap.models import Prediction
 
 
@@ -30,11 +30,17 @@ class Explained:
     predictions: Sequence[Prediction]
     """All classes, best first."""
 
+    @property
+    def question(self) -> str | None:
+        """What was asked about it, of a model that answers questions."""
+        return self.maps[0].samples[0].question
+
     def facts(self) -> dict[str, Any]:
         """What the tables, the page and the JSON document tell."""
         explained = self.maps[0].samples[0].target["k"]
         return {
             "image": str(self.photo),
+            **({} if self.question is None else {"question": self.question}),
             "prediction": asdict(self.predictions[0]),
             "explained": asdict(next(p for p in self.predictions if p.index == explained)),
             "top": [asdict(p) for p in self.predictions[:5]],
@@ -67,14 +73,44 @@ def sheet(explained: Explained) -> Image:
 
     panels, target = explained.panels(), said(explained.facts()["explained"])
     rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]
-    return draw.grid(rows, title=f"Which pixels say {target}, in {explained.photo.name}", bar="unsigned")
+    title = f"Which pixels say {target}, in {explained.photo.name}"
+    title = title if explained.question is None else f"{explained.question} {title}"
+    return draw.grid(rows, title=title, bar="unsigned")
 
 
-def write_demo(found: Sequence[Explained], folder: Path) -> Path:
+@dataclass(frozen=True)
+class Twins:
+    """Two drawn faces that differ in one part, and why a network tells them apart."""
+
+    part: str
+    """The one in which they differ."""
+    probe: Path
+    gallery: Path
+    pair: PairAttribution
+
+
+def explained_twins(folder: Path, part: str = "eyes") -> Twins:
+    """Draw two faces that differ in one part, and explain what parts them by FAME.
+
+    Args:
+        folder: where both pictures are written; it exists.
+        part: in which they differ.
+    """
+    from faithmap import datasets, explain_pair, load
+
+    drawn = datasets.load("worlds.faces", kinds="twins", size=50)
+    twins = next(pair for pair in drawn if pair.group == f"twin: {part}")
+    probe = save_picture(twins.probe, folder / "face-probe.png")
+    gallery = save_picture(twins.gallery, folder / "face-gallery.png")
+    return Twins(part, probe, gallery, explain_pair(load("faces"), probe, gallery, "fame"))  # type: ignore[arg-type]
+
+
+def write_demo(found: Sequence[Explained], twins: Twins, folder: Path) -> Path:
     """Write photos, overlays, a sheet and the page ``index.html``.
 
     Args:
         found: explained photos, by the same methods.
+        twins: an explained pair of faces.
         folder: where to; it exists.
 
     Returns:
@@ -101,17 +137,27 @@ def write_demo(found: Sequence[Explained], folder: Path) -> Path:
     save_picture(
         draw.grid([one.panels() for one in found], title="faithmap demo", bar="unsigned"), folder / "sheet.png"
     )
+    faces = save_picture(twins.pair.figure(), folder / "faces.png")
     photo = shlex.quote(str(folder / f"{found[0].photo.stem}-photo.png"))
+    both = f"{shlex.quote(str(twins.probe))} {shlex.quote(str(twins.gallery))}"
     page = _PAGE.substitute(
         version=version("faithmap"),
         ramp=_ramp(),
         sections="\n".join(sections),
+        faces=_FACES.substitute(
+            part=escape(twins.part),
+            file=faces.name,
+            score=f"{twins.pair.score:.2f}",
+            threshold=f"{twins.pair.threshold or 0:.2f}",
+            decision="the same person" if twins.pair.match else "two people",
+        ),
         methods="\n".join(
             f'<div><h3>{title}</h3><p>{about}</p><p class="faint">{source}</p></div>'
             for title, source, about in _METHODS.values()
         ),
         commands="\n".join(
-            f"<dt>{about}</dt><dd><code>{escape(command.format(photo=photo))}</code></dd>" for about, command in _NEXT
+            f"<dt>{about}</dt><dd><code>{escape(command.format(photo=photo, faces=both))}</code></dd>"
+            for about, command in _NEXT
         ),
     )
     return write_whole(folder / "index.html", lambda partial: partial.write_text(page, encoding="utf-8"))
@@ -184,6 +230,7 @@ _NEXT = (
         "Does a map beat one that knows nothing of the network?",
         "faithmap compare {photo} --methods lift-cam,fame,random",
     ),
+    ("Why two faces match, or do not", "faithmap verify {faces} --methods fame,lift-cam"),
     ("FAME with the 500 steps of its paper", "faithmap explain {photo} --methods fame --set fame.iterations=500"),
     ("What does each place of the last feature map see?", "faithmap locations {photo}"),
     ("Which methods and models are there?", "faithmap list methods"),
@@ -201,6 +248,14 @@ _SECTION = Template("""<section>
 <div class="maps">
 $figures
 </div>
+</section>""")
+
+_FACES = Template("""<section>
+<h2>Two drawn faces <small>alike but for the $part</small></h2>
+<p>A network that was trained on drawn faces compares them: similarity $score, where $threshold and more is the same
+person. It says: $decision. FAME shows what is alike (e+) and what differs (e-), on both faces. Since they were drawn,
+it is known what differs: the $part.</p>
+<figure><a href="$file"><img src="$file" alt="Two drawn faces, with what is alike and what differs"></a></figure>
 </section>""")
 
 _PAGE = Template("""<!doctype html>
@@ -274,6 +329,8 @@ here.</p>
 </section>
 
 $sections
+
+$faces
 
 <section>
 <h2>What each method does</h2>

@@ -113,6 +113,19 @@ def test_decisions_are_those_of_the_loop_over_pixels(name: str, fill: str) -> No
     assert case.forwards == 5 * 11
 
 
+def test_curves_are_those_of_removal_and_are_shared() -> None:
+    """What one metric has asked of a case, another does not ask again: both ends, and each order once."""
+    case = case_of(patterns(), *pairs_of_patterns(4))
+    found = [create(name).measure(case) for name in CURVES]
+    assert case.forwards == 4 * (2 + 9 + 9)
+    removal = create("removal", fill="black").measure(case)
+    game = create("hiding-game", fill="black", steps=10).measure(case)
+    assert case.forwards == 4 * (2 + 9 + 9)
+    torch.testing.assert_close(found[0].curves["verification-deletion similarity"], removal.curves["morf"])
+    torch.testing.assert_close(found[1].curves["verification-insertion similarity"], removal.curves["lerf"].flip(1))
+    torch.testing.assert_close(game.curves["hiding-game"], removal.curves["lerf"].flip(1))
+
+
 def test_the_truth_of_genuine_pairs_is_removed_and_inserted_faster_than_any_order() -> None:
     """Where the similarity is a sum over cells, the cells' parts as a map beat random maps and their own reverse."""
     face = patterns()
@@ -320,7 +333,7 @@ def test_a_method_without_e_minus_has_no_value_for_genuine_pairs() -> None:
 # -- what they take ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*CURVES, "hiding-game", "patch-swap"])
+@pytest.mark.parametrize("name", [*CURVES, "hiding-game", "patch-swap", "inpainting-game"])
 def test_what_a_pair_lacks_is_named(name: str) -> None:
     face = patterns()
     case = case_of(face, *pairs_of_patterns(2))
@@ -339,8 +352,8 @@ def test_wrong_parameters_and_cases_are_named() -> None:
     for parameters in ({"side": 0.0}, {"side": 0.6}, {"effect": -0.1}):
         with pytest.raises(ValueError, match="a side above 0 and at most"):
             create("patch-swap", **parameters)
-    with pytest.raises(ValueError, match="at least one step: got 0"):
-        create("hiding-game", steps=0)
+    with pytest.raises(ValueError, match="2 or more, or all maps have one value: got 1"):
+        create("hiding-game", steps=1)
     for lacking in ("explain", "partners"):
         with pytest.raises(ValueError, match=r"Case\(explain=..., partners=...\)"):
             create("patch-swap").measure(replace(case, **{lacking: None}))

@@ -320,8 +320,7 @@ class _Reader:
             if strange:
                 self.doc.wrong(place, f"{metric.name} is for {metric.task}, which {', '.join(strange)} is not")
             elif blind:
-                what = "boxes" if "boxes" in metric.needs else "boxes or masks"
-                self.doc.wrong(place, f"{metric.name} needs the {what} of objects: none in {', '.join(blind)}")
+                self.doc.wrong(place, f"{metric.name} needs the boxes or masks of objects: none in {', '.join(blind)}")
 
     def _all_labelled(self, data: Mapping[str, Dataset[Any]]) -> None:
         for label, one in data.items():

@@ -11,6 +11,7 @@ from faithmap.metrics.drop import (
     increase_in_confidence,
 )
 from faithmap.metrics.faces import ranking_auc
+from faithmap.metrics.inpainting import blended
 from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.localisation import energy_pointing, iou, pointing_game
 from faithmap.metrics.locality import cam_locality
@@ -33,6 +34,7 @@ __all__ = [
     "available",
     "average_drop",
     "average_drop_in_deletion",
+    "blended",
     "bootstrap",
     "cam_locality",
     "coherency",

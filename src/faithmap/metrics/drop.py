@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from faithmap.metrics.agreement import correlation
 from faithmap.metrics.base import Better, Case, Explain, Measured, Metric, unit_scaled
 from faithmap.metrics.registry import register
 
@@ -96,13 +97,7 @@ def coherency(maps: Tensor, again: Tensor) -> Tensor:
         >>> coherency(maps, 2 * maps)
         tensor([1.0000], dtype=torch.float64)
     """
-    unit = []
-    for flat in (maps.double().flatten(1), again.double().flatten(1)):
-        flat = flat - flat[:, :1]  # a constant map is then exactly 0, which its mean may miss by rounding
-        flat = flat - flat.mean(dim=1, keepdim=True)
-        length = flat.norm(dim=1, keepdim=True)
-        unit.append(flat / torch.where(length > 0, length, torch.nan))
-    return (1 + (unit[0] * unit[1]).sum(dim=1).clamp(-1, 1)) / 2
+    return (1 + correlation(torch.stack([maps.double(), again.double()], dim=1))[:, 0, 1]) / 2
 
 
 def complexity(maps: Tensor) -> Tensor:

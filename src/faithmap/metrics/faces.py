@@ -5,70 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from faithmap.metrics.base import Better, Case, Measured, Metric, Need
+from faithmap.metrics.base import Better, Case, Measured, Need
+from faithmap.metrics.pairs import OfPairs, opposites, references_of, strangers
 from faithmap.metrics.registry import register
-from faithmap.metrics.removal import area, removal_curve
+from faithmap.metrics.removal import Removal, area
 from faithmap.metrics.verification import decided_right
-from faithmap.models.base import Model
-from faithmap.models.face import FaceEmbedder
 from faithmap.pixels import Filling
 from faithmap.sampling import generators, sample_ids
-from faithmap.targets import Dissimilarity, Similarity, singles
+from faithmap.targets import Similarity
 
 
 @dataclass(frozen=True)
-class _OfPairs(Metric):
-    """A metric of pairs of faces, whose target is the similarity to the gallery."""
-
-    task: ClassVar[Literal["verification"]] = "verification"
-
-    def is_share(self, part: str) -> bool:
-        """All but similarities and their changes."""
-        return not part.endswith(("similarity", "effect"))
-
-    def check(self, model: Model) -> None:
-        """Only a face recogniser decides pairs."""
-        if not isinstance(model, FaceEmbedder):
-            raise ValueError(f"{self.name} judges maps of pairs of faces: {model.name} is a {type(model).__name__}")
-
-    def _decision(self, case: Case) -> tuple[Tensor, float]:
-        """Which pairs are genuine, and the threshold, or an error that says which of them lacks."""
-        if case.genuine is None or case.threshold is None:
-            lacking = "which pairs are genuine" if case.genuine is None else "a threshold"
-            raise ValueError(f"{self.name} needs {lacking}: give Case(genuine=..., threshold=...)")
-        return case.genuine.to(case.x.device), case.threshold
-
-    def _followed(self, case: Case, insert: bool, fill: Filling, steps: int) -> Tensor:
-        """Similarities as the probe's pixels go, or come, in the order of the map, ``(B, steps + 1)`` float64.
-
-        NaN where the map is not finite.
-        """
-        found = torch.full((len(case), steps + 1), torch.nan, dtype=torch.float64, device=case.x.device)
-        rows = case.maps.isfinite().all(dim=(1, 2)).nonzero().flatten()
-        if len(rows):
-            found[rows] = removal_curve(
-                case.model,
-                case.x[rows],
-                case.maps[rows],
-                case.target.select(rows.cpu()),
-                insert=insert,
-                fill=fill,
-                steps=steps,
-                seed=case.seed,
-                batch_size=case.batch_size,
-            ).double()
-            case.forwards += len(rows) * (steps + 1)
-        return found
-
-
-@dataclass(frozen=True)
-class _Decisions(_OfPairs):
+class _Decisions(OfPairs):
     """Correctness of the decision over eleven shares of the probe."""
 
     insert: ClassVar[bool]
@@ -76,8 +29,8 @@ class _Decisions(_OfPairs):
 
     def measure(self, case: Case) -> Measured:
         """Areas over 0, 10, ..., 100 % of the pixels."""
-        genuine, threshold = self._decision(case)
-        similarity = self._followed(case, self.insert, self.fill, steps=10)  # (B, 11)
+        genuine, threshold = self.decision(case)
+        similarity = _followed(case, self.insert, self.fill, steps=10)  # (B, 11)
         right = decided_right(similarity, genuine[:, None], threshold).double()
         right = torch.where(similarity.isnan(), torch.nan, right)
         whole = area(right)
@@ -165,7 +118,7 @@ class VerificationInsertion(_Decisions):
 
 @register("hiding-game")
 @dataclass(frozen=True)
-class HidingGame(_OfPairs):
+class HidingGame(OfPairs):
     """How much of a hidden probe must be shown, the largest of e+ first, until a genuine pair matches.
 
     The least share P of 0, 1/steps, ..., 1 of the pixels with ``s(P) >= t``, all other pixels being hidden by the fill.
@@ -180,7 +133,7 @@ class HidingGame(_OfPairs):
         steps: of equal shares.
 
     Raises:
-        ValueError: steps is below 1.
+        ValueError: steps is below 2.
 
     Source: after Castanon and Byrne 2018, the hiding game; the share is this project's.
 
@@ -195,13 +148,13 @@ class HidingGame(_OfPairs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"hiding-game has at least one step: got {self.steps}")
+        if self.steps < 2:
+            raise ValueError(f"hiding-game's steps are 2 or more, or all maps have one value: got {self.steps}")
 
     def measure(self, case: Case) -> Measured:
         """The first share at which the pair matches."""
-        genuine, threshold = self._decision(case)
-        curve = self._followed(case, True, self.fill, self.steps)
+        genuine, threshold = self.decision(case)
+        curve = _followed(case, True, self.fill, self.steps)
         matches = curve >= threshold
         first = matches.double().argmax(dim=1).double() / self.steps
         return self._one(torch.where(genuine & matches[:, -1], first, torch.nan), curve)
@@ -209,7 +162,7 @@ class HidingGame(_OfPairs):
 
 @register("patch-swap")
 @dataclass(frozen=True)
-class PatchSwap(_OfPairs):
+class PatchSwap(OfPairs):
     """Does the map find the patch that was put into the probe to part a genuine pair, or to join an impostor pair?
 
     Genuine: a square of the probe is replaced by the same square of another person's face, which lowers the similarity
@@ -268,14 +221,15 @@ class PatchSwap(_OfPairs):
 
     def measure(self, case: Case) -> Measured:
         """Swap, ask again, compare with the square."""
-        genuine, threshold = self._decision(case)
+        genuine, threshold = self.decision(case)
         if case.explain is None or case.partners is None:
             raise ValueError("patch-swap asks for maps of changed probes: give Case(explain=..., partners=...)")
         references = references_of(case)  # (B, D)
         inside = squares(case.x, self.side, case.seed)
-        donors, able = self._donors(case, references, genuine, threshold)
-        swapped = torch.where(inside[:, None], donors, case.x)
-        rows = able.nonzero().flatten()
+        others = strangers(case, references, threshold, "patch-swap donor")
+        givers = torch.where(genuine, others, torch.arange(len(case), device=others.device))
+        swapped = torch.where(inside[:, None], case.partners[givers.clamp_min(0)], case.x)
+        rows = (givers >= 0).nonzero().flatten()
         after = torch.full_like(case.clean, torch.nan)
         if len(rows):
             asked = Similarity(references)
@@ -298,22 +252,6 @@ class PatchSwap(_OfPairs):
             " effect": effect.double(),
         }
         return Measured({self.name + part: value for part, value in values.items()})
-
-    def _donors(self, case: Case, references: Tensor, genuine: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-        """Faces to take the square from, ``(B, C, H, W)``, and which pairs have one."""
-        assert case.partners is not None
-        f = F.normalize(references, dim=1)
-        strangers = (f @ f.T < threshold).cpu()  # (B, B)
-        donors, able = case.partners.clone(), torch.ones_like(genuine)
-        for i, generator in enumerate(generators(case.seed, "patch-swap donor", sample_ids(case.x))):
-            if not genuine[i]:
-                continue
-            order = torch.randperm(len(case), generator=generator)
-            choice = order[strangers[i, order]]
-            able[i] = len(choice) > 0
-            if len(choice):
-                donors[i] = case.partners[int(choice[0])]
-        return donors, able
 
 
 def ranking_auc(maps: Tensor, inside: Tensor) -> Tensor:
@@ -371,18 +309,12 @@ def squares(x: Tensor, side: float, seed: int) -> Tensor:
     return inside.to(x.device)
 
 
-def references_of(case: Case) -> Tensor:
-    """The galleries' embeddings, ``(B, D)``."""
-    targets = singles(case.target, len(case))
-    if not all(isinstance(target, Similarity) for target in targets):
-        raise ValueError(f"pairs of faces are explained by their Similarity: got {type(case.target).__name__}")
-    return torch.cat([target.reference for target in targets if isinstance(target, Similarity)]).to(case.x.device)
+def _followed(case: Case, insert: bool, fill: Filling, steps: int) -> Tensor:
+    """Similarities as the probe's pixels go, or come, in the order of the map, ``(B, steps + 1)`` float64.
 
-
-def opposites(case: Case, x: Tensor, references: Tensor) -> Tensor:
-    """e- of probes, ``(n, H, W)``; NaN where the method has none."""
-    assert case.explain is not None
-    try:
-        return case.explain(x, Dissimilarity(references))
-    except ValueError:
-        return torch.full((len(x), *x.shape[-2:]), torch.nan, device=x.device)
+    The curves of `Removal`, which all metrics of a case share; NaN where the map is not finite.
+    """
+    removal = Removal(fill=fill, steps=steps)
+    curve = removal.inserted(case) if insert else removal.removed(case)
+    broken = ~case.maps.isfinite().all(dim=(1, 2)).to(curve.device)
+    return curve.masked_fill(broken[:, None], torch.nan)

@@ -130,12 +130,12 @@ class _Removing(Metric):
     def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
         """The value ``(B,)`` and the curve of each part."""
 
-    def _removed(self, case: Case) -> Tensor:
+    def removed(self, case: Case) -> Tensor:
         """The scores as the first pixels leave, ``(B, steps + 1)``."""
         whole, empty = self._ends(case)
         return torch.cat([whole, self._between(case, inserted=False), empty], dim=1)
 
-    def _inserted(self, case: Case) -> Tensor:
+    def inserted(self, case: Case) -> Tensor:
         """The scores as the first pixels enter, ``(B, steps + 1)``; backwards those as the last ones leave."""
         whole, empty = self._ends(case)
         return torch.cat([empty, self._between(case, inserted=True), whole], dim=1)
@@ -189,7 +189,7 @@ class Deletion(_Removing):
     parts: ClassVar[Mapping[str, Better]] = {"deletion": "lower"}
 
     def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
-        curve = self._removed(case)
+        curve = self.removed(case)
         return {"deletion": (area(curve), curve)}
 
 
@@ -217,7 +217,7 @@ class Insertion(_Removing):
     parts: ClassVar[Mapping[str, Better]] = {"insertion": "higher"}
 
     def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
-        curve = self._inserted(case)
+        curve = self.inserted(case)
         return {"insertion": (area(curve), curve)}
 
 
@@ -246,7 +246,7 @@ class Removal(_Removing):
     parts: ClassVar[Mapping[str, Better]] = {"morf": "lower", "lerf": "higher", "lerf - morf": "higher"}
 
     def _summed(self, case: Case) -> dict[str, tuple[Tensor, Tensor]]:
-        morf, lerf = self._removed(case), self._inserted(case).flip(1)
+        morf, lerf = self.removed(case), self.inserted(case).flip(1)
         curves = {"morf": morf, "lerf": lerf, "lerf - morf": lerf - morf}
         return {part: (area(curve), curve) for part, curve in curves.items()}
 
@@ -271,7 +271,7 @@ class LogitDrop(Metric):
     parts: ClassVar[Mapping[str, Better]] = {"logit-drop": "higher"}
 
     def measure(self, case: Case) -> Measured:
-        scores = Deletion(fill="black", score="logit")._removed(case)
+        scores = Deletion(fill="black", score="logit").removed(case)
         drops = scores[:, :1] - scores
         return measured(case, {"logit-drop": (area(drops), drops)})
 

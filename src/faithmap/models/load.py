@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +19,7 @@ from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.labels import imagenet_labels
 from faithmap.models.shipped import shipped
+from faithmap.models.vqa import VQAModel
 from faithmap.words import did_you_mean
 
 DEFAULT = "efficientnet-lite0"
@@ -138,6 +140,16 @@ def _efficientnet_lite0(**settings: Any) -> Model:
     return _classifier(module, scale, settings)
 
 
+def _objects(name: str, **settings: Any) -> Model:
+    found = shipped(name)
+    module = nets.ObjectNet(len(found.about["labels"]), found.about["hidden"])
+    load_into(module, found.state, source=f"{name}.safetensors")
+    known = {key: found.about[key] for key in ("labels", "mean", "std")}
+    return Classifier(
+        module, **{"size": 96, "target_layer": f"features.{len(module.features) - 1}", **known, **settings}
+    )
+
+
 def _faces(**settings: Any) -> Model:
     found = shipped("faces")
     module = nets.SmallFaceNet()
@@ -168,6 +180,13 @@ def _mobilefacenet(file: str, **settings: Any) -> Model:
     module = nets.MobileFaceNet()
     _load(module, file)
     return FaceEmbedder(module, **{"mean": (0.5, 0.5, 0.5), "std": (128 / 255,) * 3, **settings})
+
+
+def _questions(**settings: Any) -> Model:
+    found = shipped("questions")
+    module = nets.FiLM(len(found.about["answers"]), len(found.about["words"]))
+    load_into(module, found.state, source="questions")
+    return VQAModel(module, **{**found.about, "target_layer": "act", **settings})
 
 
 def _adaface(variant: str, file: str, **settings: Any) -> Model:
@@ -267,6 +286,10 @@ SOURCES = (
     Source(
         "efficientnet-lite0", "ImageNet classifier, the default: its weights come with the package", _efficientnet_lite0
     ),
+    Source("objects", "small classifier of the ten shapes in worlds.objects", partial(_objects, "objects")),
+    Source("objects-mlp", "likewise, with a head that is not linear", partial(_objects, "objects-mlp")),
+    Source("objects-tagged", "likewise for its tagged pictures: ten glyphs", partial(_objects, "objects-tagged")),
+    Source("questions", "answers questions about scenes; its weights come with the package", _questions, VQAModel),
     Source("torchvision:NAME", "torchvision's ImageNet classifiers: their weights are downloaded", _torchvision),
     Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),
