@@ -36,7 +36,7 @@ BATCH = 96
 def main() -> None:
     """Draw, train, evaluate, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--trial", action="store_true", help="keep neither log nor weights")
     args = parser.parse_args()
     torch.manual_seed(0)
