@@ -24,12 +24,13 @@ from faithmap.models.nets import ObjectNet
 
 HIDDEN = {"objects": None, "objects-mlp": 96, "objects-tagged": None}
 """The networks, and how many units the hidden layer of their head has."""
+STEPS = {"objects": 2600, "objects-mlp": 1400, "objects-tagged": 1600}
 PARTS = {
     "objects": (("single", 10000, False), ("pair", 10000, False), ("single", 4000, True)),
     "tagged": (("tagged", 20000, False), ("tagged", 4000, True)),
 }
 """What is trained on: variants, how many pictures, and whether the cause is left out."""
-SEED, BATCH, STEPS, RATE = 1000, 64, 2600, 4e-3
+SEED, BATCH, RATE, SMALL_STEPS = 1000, 64, 4e-3, 650
 MEAN, STD, SHIFT = 0.5, 0.25, 6
 
 
@@ -117,9 +118,9 @@ def main() -> None:
     """Train, export, and grade what was exported on pictures of another seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*HIDDEN], required=True)
-    parser.add_argument("--steps", type=int, default=STEPS, help="fewer for a trial, which writes nothing")
+    parser.add_argument("--steps", type=int, help="fewer for a trial, which writes nothing")
     given = parser.parse_args()
-    trial = given.steps != STEPS
+    trial, steps = given.steps is not None, given.steps or STEPS[given.model]
     log = Log(given.model, keep=not trial)
     torch.manual_seed(SEED)
     tagged = given.model == "objects-tagged"
@@ -128,9 +129,10 @@ def main() -> None:
     mean, std = (MEAN,) * 3, (STD,) * 3
 
     small, net = Small(len(held.classes)), ObjectNet(len(held.classes), HIDDEN[given.model])
-    for what, module, steps in (("two layers", small, given.steps // 4), (given.model, net, given.steps)):
-        log(f"{what}: {sum(p.numel() for p in module.parameters())} numbers, {steps} steps of {BATCH}")
-        learn(module, pictures, targets, steps, log)
+    runs = [("two layers", small, min(steps, SMALL_STEPS)), (given.model, net, steps)]
+    for what, module, count in runs[given.model == "objects-mlp" :]:  # whose pictures are those of objects
+        log(f"{what}: {sum(p.numel() for p in module.parameters())} numbers, {count} steps of {BATCH}")
+        learn(module, pictures, targets, count, log)
         right, sure = accuracy(fm.Classifier(module, size=96, mean=mean, std=std), held)
         log(f"{what}: {100 * right:.2f} % of {len(held)} right, {sure:.3f} sure of it")
     if trial:
