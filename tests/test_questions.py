@@ -237,3 +237,34 @@ def test_models_and_data_that_do_not_go_together_are_problems() -> None:
         evaluate(tiny.classifier(), world, ["grad-cam"], [tiny.Mean()])
     with pytest.raises(ValueError, match="asks none"):
         evaluate(answerer(), tiny.pictures(3), ["grad-cam"], [tiny.Mean()])
+
+
+# -- the network that ships -------------------------------------------------------------------------------------------
+
+
+def test_the_network_that_ships_answers_by_the_thing_that_is_asked_about() -> None:
+    """On scenes that neither training nor grading has seen; and without the thing it is no longer sure."""
+    model = fm.load("questions")
+    assert isinstance(model, fm.VQAModel)
+    assert (model.name, model.size, model.suggest_layers()[0].name) == ("questions", (96, 96), model.target_layer)
+    assert model.suggest_layers()[0].shape == (96, 12, 12)
+    assert list(model.answers) == list(Questions(size=1).classes)
+    right, moved = [], []
+    for one in Questions(seed=2, size=48):
+        assert one.question is not None
+        assert one.label is not None
+        assert one.truth is not None
+        taken = Image.composite(one.truth.donor(), one.image, Image.fromarray(one.truth.mask().numpy()))
+        asked, x = model.asking(one.question), model.prepare([one.image, taken])
+        before, after = asked.network(x).softmax(dim=1)
+        right.append(int(before.argmax()) == one.label)
+        moved.append(float(before.max() - after[before.argmax()]))
+    assert sum(right) >= 0.9 * len(right)
+    assert sum(change > 0.2 for change in moved) >= 0.7 * len(moved)
+
+
+def test_what_lift_cam_finds_on_the_network_that_ships_adds_up() -> None:
+    world = Questions(seed=2, size=4)
+    att = fm.explain(fm.load("questions"), [one.image for one in world], question=[one.question or "" for one in world])
+    assert att.completeness_error is not None
+    assert bool((att.completeness_error < 1e-4 * att.scores.abs()).all())
