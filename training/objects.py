@@ -24,7 +24,7 @@ from faithmap.models.nets import ObjectNet
 
 HIDDEN = {"objects": None, "objects-mlp": 96, "objects-tagged": None}
 """The networks, and how many units the hidden layer of their head has."""
-STEPS = {"objects": 2600, "objects-mlp": 1400, "objects-tagged": 1600}
+STEPS = {"objects": 2600, "objects-mlp": 3000, "objects-tagged": 1600}
 PARTS = {
     "objects": (("single", 10000, False), ("pair", 10000, False), ("single", 4000, True)),
     "tagged": (("tagged", 20000, False), ("tagged", 4000, True)),
@@ -61,7 +61,6 @@ def collected(kind: str, log: Log) -> tuple[NDArray[np.uint8], Tensor]:
     pictures, targets = [], []
     for i, (variant, count, empty) in enumerate(PARTS[kind]):
         data = Objects(seed=SEED + i, size=count, variant=variant)
-
         scenes = [data.scene(k) if not empty else emptied(data.scene(k)) for k in range(count)]
         name = f"objects-{variant}{'-empty' if empty else ''}-{SEED + i}"
         pictures.append(drawn(name, count, (96, 96, 3), drawing(scenes), log))
@@ -129,6 +128,9 @@ def main() -> None:
     mean, std = (MEAN,) * 3, (STD,) * 3
 
     small, net = Small(len(held.classes)), ObjectNet(len(held.classes), HIDDEN[given.model])
+    for layer in net.head if HIDDEN[given.model] else ():
+        if isinstance(layer, nn.Linear):  # larger than torch's own start, from which two layers learn slowly
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     runs = [("two layers", small, min(steps, SMALL_STEPS)), (given.model, net, steps)]
     for what, module, count in runs[given.model == "objects-mlp" :]:  # whose pictures are those of objects
         log(f"{what}: {sum(p.numel() for p in module.parameters())} numbers, {count} steps of {BATCH}")

@@ -19,8 +19,7 @@ class ObjectNet(nn.Module):
 
     Args:
         classes: how many.
-        hidden: units of a hidden layer between the map, averaged in 3 x 3 fields, and the classes; without it the
-            classes are linear in the map's mean.
+        hidden: units of a hidden layer between the map's mean and the classes; without it they are linear in the mean.
         widths: channels of the stem and of each block; the first two blocks halve the sides.
 
     Examples:
@@ -34,12 +33,10 @@ class ObjectNet(nn.Module):
         stem = nn.Sequential(nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         blocks = (Residual(a, b, 2 if i < 2 else 1) for i, (a, b) in enumerate(pairwise(widths)))
         self.features = nn.Sequential(stem, *blocks)
-        if hidden is None:
-            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-        else:
-            self.head = nn.Sequential(
-                nn.AvgPool2d(4), nn.Flatten(), nn.Linear(9 * widths[-1], hidden), nn.ReLU(), nn.Linear(hidden, classes)
-            )
+        layers: list[nn.Module] = [nn.Linear(widths[-1], classes)]
+        if hidden is not None:
+            layers = [nn.Linear(widths[-1], hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of prepared pictures (B, 3, 96, 96)."""
