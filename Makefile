@@ -12,12 +12,14 @@ PEERS  := .venv-peers
 demo: $(VENV)/.user
 	$(BIN)/faithmap demo --out faithmap-demo
 
-# A process per core, a module's tests in one of them: they share what is measured once.
+# A process per core, and one thread in each; a module's tests in one of them: they share what is measured once.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+
 test: lint types
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadscope -m "not real"
+	$(PYTEST) -m "not real"
 
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest tests/peers

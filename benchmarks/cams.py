@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmarks.common import DATA, face_pairs, imagenet_squashed, table
+from benchmarks.common import DATA, face_pairs, imagenet_squashed
 from torch import Tensor
 
 import faithmap as fm
@@ -24,6 +24,7 @@ from faithmap.batching import tune_allocator
 from faithmap.methods.cam import ActivationMap, GradCAM
 from faithmap.models.base import Model
 from faithmap.targets import Similarity, Target
+from faithmap.words import table
 
 ROUNDS = ("forward", "backward", "tail_forward", "tail_backward")
 

@@ -1,11 +1,10 @@
-"""What the benchmark scripts share: where the data is, pictures in batches, boxes, and Markdown tables."""
+"""What the benchmark scripts share: where the data is, pictures in batches, and boxes."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,9 +41,3 @@ def face_pairs(data: Path, genuine: bool) -> list[tuple[str, str]]:
 def percent(interval: Interval) -> str:
     """A mean with its interval, in percent."""
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks.common import DATA, imagenet_squashed, table
+from benchmarks.common import DATA, imagenet_squashed
 
 import faithmap as fm
+from faithmap.words import table
 
 NETWORKS = {
     "MobileNetV2": f"mobilenet_v2@{DATA}/weights/mobilenet_v2.pth",

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from benchmarks.common import DATA, face_pairs, imagenet_squashed, table
+from benchmarks.common import DATA, face_pairs, imagenet_squashed
 
 import faithmap as fm
 from faithmap.methods import FAME
 from faithmap.targets import Logit, Similarity
+from faithmap.words import table
 
 PHOTOS = 8
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from benchmarks.common import DATA, face_pairs, percent, table
+from benchmarks.common import DATA, face_pairs, percent
 from torch import Tensor
 
 import faithmap as fm
 from faithmap.metrics import bootstrap
 from faithmap.targets import Dissimilarity, Similarity
+from faithmap.words import table
 
 STEPS = tuple(k / 10 for k in range(11))
 

@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from benchmarks.common import percent, table
+from benchmarks.common import percent
 
 from faithmap.bench.store import records
 from faithmap.metrics import bootstrap
 from faithmap.metrics.registry import METRICS
+from faithmap.words import table
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (DOCS / "leaderboard.md", DOCS / "worlds.md")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from benchmarks.common import DATA, imagenet_squashed, percent, table
+from benchmarks.common import DATA, imagenet_squashed, percent
 from torch import Tensor
 
 import faithmap as fm
 from faithmap.metrics import Interval, bootstrap
+from faithmap.words import table
 
 NETWORKS = {
     "MobileNetV2": "mobilenet_v2@{}/weights/mobilenet_v2.pth",

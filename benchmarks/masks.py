@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import DATA, face_pairs, imagenet_squashed, table
+from benchmarks.common import DATA, face_pairs, imagenet_squashed
 
 import faithmap as fm
 from faithmap.methods import create
+from faithmap.words import table
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "rise, not centred": ("rise", {"centred": False}),

@@ -14,18 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import DATA, face_pairs, imagenet_squashed, percent, table
+from benchmarks.common import DATA, face_pairs, imagenet_squashed, percent
 from torch import Tensor
 
 import faithmap as fm
 from faithmap.batching import tune_allocator
 from faithmap.metrics import area, bootstrap, removal_curve
 from faithmap.targets import Probability, Similarity, Target
+from faithmap.words import table
 
 SHORT = {"forward": "F", "backward": "B", "tail_forward": "f", "tail_backward": "b"}
 """How the table writes evaluations: of the network in capitals, of the tail alone in small letters."""
@@ -62,9 +63,9 @@ def one_forward(model: fm.Model, x: Tensor) -> float:
     return sorted(seconds[1:])[3]
 
 
-def inserted(model: fm.Model, x: Tensor, maps: Tensor, score: Target) -> Tensor:
+def inserted(model: fm.Model, x: Tensor, maps: Tensor, score: Target, steps: int = 20) -> Tensor:
     """The area under each picture's insertion curve, ``(B,)``."""
-    return area(removal_curve(model, x, maps.nan_to_num(0), score, insert=True))
+    return area(removal_curve(model, x, maps.nan_to_num(0), score, insert=True, steps=steps))
 
 
 def measure(model: fm.Model, x: Tensor, target: Target, score: Target, name: str) -> dict[str, Any]:
@@ -81,12 +82,6 @@ def measure(model: fm.Model, x: Tensor, target: Target, score: Target, name: str
         "evaluations": found.cost.per_image(len(x)),
         "ratio": seconds / one_forward(model, x[:8]),
     }
-
-
-def beats_random(model: fm.Model, x: Tensor, target: Target, score: Target, names: Iterable[str]) -> dict[str, Tensor]:
-    """Per method, how much larger the area is than in a random order, ``(B,)`` each."""
-    chance = inserted(model, x, fm.methods.create("random")(model, x, target), score)
-    return {n: inserted(model, x, fm.methods.create(n)(model, x, target), score) - chance for n in names}
 
 
 def report(title: str, rows: dict[str, dict[str, Any]]) -> None:

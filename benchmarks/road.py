@@ -15,13 +15,13 @@ import time
 
 import numpy as np
 import torch
-from benchmarks.common import table
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from faithmap.metrics.imputation import imputed
 from faithmap.pixels import blur
+from faithmap.words import table
 
 
 def removed(pictures: int, size: int, share: float, sigma: float) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmarks.common import DATA, face_pairs, imagenet_squashed, table
+from benchmarks.common import DATA, face_pairs, imagenet_squashed
 from torch import Tensor
 
 import faithmap as fm
@@ -26,6 +26,7 @@ from faithmap.methods import LIFTCAM, LIMECAM, LRPCAM, Cost, Method, OwenCAM
 from faithmap.methods.base import Query
 from faithmap.sampling import Moments
 from faithmap.targets import Logit, Probability, Similarity, Target
+from faithmap.words import table
 
 Found = tuple[Tensor, Cost]
 """Coefficients ``(n, C)`` and what they cost."""

@@ -9,6 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+LONG = ("test_conformance", "test_real", "test_memory", "test_kill", "test_docs", "test_lift", "test_run", "test_demo")
+"""Modules that take longest: they come first, so that no process waits for the last of them alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long ones, in their order; `make test` has xdist keep it."""
+    rank = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

@@ -10,7 +10,7 @@ import pickle
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -44,8 +44,11 @@ def public() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_run_and_print_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run_and_print_what_they_say(
+    name: str, monkeypatch: pytest.MonkeyPatch, model: Callable[..., fm.Model]
+) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(fm, "load", model)
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} does not say what it is for"
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -104,6 +107,13 @@ def test_the_page_of_methods_has_each_of_them_as_it_is() -> None:
         if not method.control:
             assert ("signed" in row[0]) == method.signed, name
             assert row[-1] == e_minus[method.opposite], name
+
+
+@pytest.fixture(scope="module")
+def model() -> Callable[..., fm.Model]:
+    """`load`, whose default is read once: most examples ask for it."""
+    load, default = fm.load, fm.load()
+    return lambda *args, **settings: load(*args, **settings) if args or settings else default
 
 
 # -- the pages of metrics and data sets -------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ import torch
 from faithmap.methods import available
 from tests.methods.test_conformance import at_home, method
 
-CALLS = 200
-GROWTH = 8
+CALLS = 80
+GROWTH = 6
 """MiB that the allocator may take for itself; kept graphs of the tiny network would take several times as much."""
 LEAK = "graphs that are kept"
 
@@ -35,7 +35,7 @@ def resident() -> float:
 
 
 def growth(call: Callable[[], object]) -> float:
-    """How much the memory grows in 200 calls after some first ones, in MiB."""
+    """How much the memory grows in 80 calls after some first ones, in MiB."""
     for _ in range(CALLS // 2):
         call()
     before = resident()
@@ -49,9 +49,9 @@ def measure() -> dict[str, float]:
     torch.set_num_threads(1)
     found = {}
     for name in available():
-        model, x, target = at_home(name, 2)
+        model, x, target = at_home(name, 4)
         found[name] = growth(lambda name=name, model=model, x=x, target=target: method(name)(model, x, target))  # type: ignore[misc]
-    model, x, target = at_home("grad-cam", 2)
+    model, x, target = at_home("grad-cam", 4)
     kept: list[torch.Tensor] = []
     found[LEAK] = growth(lambda: kept.append(target(model.module(x.clone().requires_grad_()))))
     return found
@@ -67,7 +67,7 @@ def grown() -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", available())
-def test_two_hundred_calls_take_no_more_memory_than_a_few(grown: dict[str, float], name: str) -> None:
+def test_many_calls_take_no_more_memory_than_a_few(grown: dict[str, float], name: str) -> None:
     assert grown[name] < GROWTH
 
 

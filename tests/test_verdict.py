@@ -89,7 +89,7 @@ def test_samples_without_a_value_are_left_out_and_a_method_without_any_does_not_
         judged({"a": base}, ["random"], costs({"a": base}))
 
 
-@pytest.mark.parametrize(("n", "methods"), [(6, 1), (7, 2), (12, 20), (24, 30)])
+@pytest.mark.parametrize(("n", "methods"), [(6, 1), (7, 2), (24, 30)])
 @pytest.mark.parametrize("skewed", [False, True])
 def test_luck_is_seldom_taken_for_merit(n: int, methods: int, skewed: bool) -> None:
     """Methods above and below the control equally often: however differences are distributed, 5 % at most."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from faithmap.attribution import Attribution, LocationMaps, PairAttribution
     from faithmap.comparison import Comparison, PairComparison
     from faithmap.evaluation import Evaluation, evaluate
-    from faithmap.models import Classifier, FaceEmbedder, load
+    from faithmap.models import Classifier, FaceEmbedder, VQAModel, load
     from faithmap.recommendation import Recommendation, recommend
     from faithmap.running import DegenerateMapWarning
     from faithmap.verification import VerificationReport, verification_report
@@ -37,7 +37,7 @@ _NAMES = {
     "attribution": ("Attribution", "LocationMaps", "PairAttribution"),
     "comparison": ("Comparison", "PairComparison"),
     "evaluation": ("Evaluation", "evaluate"),
-    "models": ("Classifier", "FaceEmbedder", "load"),
+    "models": ("Classifier", "FaceEmbedder", "VQAModel", "load"),
     "recommendation": ("Recommendation", "recommend"),
     "running": ("DegenerateMapWarning",),
     "verification": ("VerificationReport", "verification_report"),
@@ -55,6 +55,7 @@ __all__ = [
     "PairAttribution",
     "PairComparison",
     "Recommendation",
+    "VQAModel",
     "VerificationReport",
     "attribution",
     "compare",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
@@ -29,9 +30,11 @@ from faithmap.running import (
     as_method,
     as_methods,
     both_sides,
+    by_question,
     checked,
     each,
     explained,
+    explained_each,
     explained_pairs,
     provenance,
     reporting,
@@ -63,6 +66,7 @@ def explain(
     method: str | Method = "lift-cam",
     target: Any = None,
     *,
+    question: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     precision: Precision = "float32",
@@ -78,6 +82,8 @@ def explain(
         method: a name (`methods.available`), or a method with its parameters, ``FAME(iterations=100)``.
         target: what to explain: a class index or label, a `Target`, a callable ``outputs -> (B,)``, or a list with one
             for each picture; by default the predicted class.
+        question: what a `VQAModel` is asked about the pictures, or a list with a question for each; its answers are the
+            classes.
         batch_size: pictures per network call; by default as many as suit the device.
         seed: for methods that sample.
         precision: of the network alone: "float32", or "bf16" (faster, and slightly other maps).
@@ -99,10 +105,11 @@ def explain(
     chosen = as_method(method)
     model = require_model(model).configured(precision, compile)
     inputs = model.read(pictures)
-    model.target(target, len(inputs.x))  # wrong targets are named before any work
+    groups = by_question(model, question, len(inputs.x))
+    wanted = groups[0][0].target(target, len(inputs.x))  # wrong targets are named before any work
     with reporting(progress, chosen.name) as report:
         ask = {"seed": seed, "batch_size": batch_size, "progress": report}
-        att = explained(model, inputs, sources_of(pictures, len(inputs.x)), chosen, target, ask)
+        att = explained_each(groups, inputs, sources_of(pictures, len(inputs.x)), chosen, wanted, ask)
     warn(att)
     return att
 
@@ -162,6 +169,7 @@ def compare(
     methods: Methods = None,
     target: Any = None,
     *,
+    question: str | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     precision: Precision = "float32",
@@ -176,6 +184,7 @@ def compare(
         methods: names, or methods with their parameters, which may be several of one name; "all" for every method that
             can explain this model, slow ones too; `COMPARED` by default.
         target: as for `explain`; by default the predicted class, the same for all methods.
+        question: what a `VQAModel` is asked about the pictures.
         batch_size: pictures per network call.
         seed: for methods that sample.
         precision: of the network alone.
@@ -200,6 +209,9 @@ def compare(
     if isinstance(model, FaceEmbedder) and target is None:
         raise ValueError(f"{model.name} is a face recogniser: use compare_pair(face, probe, gallery), or name a target")
     inputs = model.read(pictures)
+    if not isinstance(question, (str, NoneType)):
+        raise ValueError(f"compare takes one question: got {question!r}")
+    ((model, _),) = by_question(model, question, len(inputs.x))
     wanted = model.target(target, len(inputs.x))
     chosen = able(model, asked, wanted) if methods == "all" else checked(model, asked, wanted)
     if wanted is None:  # once for all, so that methods that reach the outputs by other ways cannot differ
@@ -303,7 +315,7 @@ def explain_locations(
         >>> grid.maps.shape
         torch.Size([4, 4, 32, 32])
     """
-    model = require_model(model)
+    model = _without_question(model)
     model = model if layer is None else model.at(layer)
     inputs = model.read(picture)
     if len(inputs.x) != 1:
@@ -370,7 +382,7 @@ def locality_by_layer(
         >>> rows[0].grid
         (4, 4)
     """
-    model = require_model(model)
+    model = _without_question(model)
     chosen = FAME(iterations=25, sigma=0) if method is None else method
     if not isinstance(chosen, FAME):
         raise ValueError(f"locality is measured by FAME, FAME(iterations=25, sigma=0): got {chosen!r}")
@@ -399,6 +411,11 @@ def locality_by_layer(
             if report:
                 report(done + 1, len(layers))
     return rows
+
+
+def _without_question(model: Any) -> Model:
+    """A model that takes a picture and nothing else."""
+    return by_question(require_model(model), None, 1)[0][0]
 
 
 def _see(

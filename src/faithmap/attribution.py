@@ -72,6 +72,8 @@ class Sample:
     """How badly conditioned that sum is: sum of |contributions| over the change they explain."""
     degenerate: str | None = None
     """Why the map says nothing, if it does."""
+    question: str | None = None
+    """What was asked about the picture, of a network that answers questions."""
     geometry: Geometry | None = None
     """How the photo became the network's input."""
 
@@ -301,6 +303,57 @@ class Attribution:
     def _from(cls, tensors: dict[str, Tensor], about: dict[str, Any], prefix: str = "") -> Attribution:
         error = tensors.get(f"{prefix}standard_error")
         return cls(tensors[f"{prefix}maps"], *_described(about), standard_error=error)
+
+
+def joined(parts: Sequence[Attribution], places: Sequence[int]) -> Attribution:
+    """Maps by one method that were made in several calls, as those of one.
+
+    Args:
+        parts: the maps.
+        places: of each map, one part after the other, its place in the whole.
+
+    Examples:
+        >>> att = fm.explain(fm.load(), torch.rand(2, 3, 224, 224), method="grad-cam", target=[285, 967])
+        >>> [sample.label for sample in joined([att[1], att[0]], [1, 0]).samples]
+        ['Egyptian cat', 'espresso']
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    abouts = [part._provenance for part in parts]
+
+    def sorted_rows(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        some = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(some)[order] if len(some) == len(tensors) else None
+
+    def note(name: str) -> Any:
+        if not isinstance(abouts[0].notes[name], list):
+            return abouts[0].notes[name]
+        entries = [entry for about in abouts for entry in about.notes[name]]  # one for each map
+        return [entries[i] for i in order]
+
+    images = sum(about.images for about in abouts)
+    evaluations: dict[str, float] = {}
+    for about in abouts:
+        for name, count in about.evaluations.items():
+            evaluations[name] = evaluations.get(name, 0) + count * about.images / images
+    about = dataclasses.replace(
+        abouts[0],
+        evaluations=evaluations,
+        seconds=sum(about.seconds for about in abouts),
+        images=images,
+        notes={name: note(name) for name in abouts[0].notes},
+    )
+    samples = [sample for part in parts for sample in part.samples]
+    pictures = [picture for part in parts for picture in part._pictures]
+    maps = sorted_rows([part.maps for part in parts])
+    assert maps is not None
+    return Attribution(
+        maps,
+        [samples[i] for i in order],
+        about,
+        standard_error=sorted_rows([part.standard_error for part in parts]),
+        pictures=[pictures[i] for i in order],
+        pixels=sorted_rows([part._pixels for part in parts]),
+    )
 
 
 @dataclass(frozen=True)

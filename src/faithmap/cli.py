@@ -62,6 +62,10 @@ Methods = Annotated[str, Option("--methods", metavar="A,B", help="See [bold]fait
 Setting = Annotated[
     list[str] | None, Option("--set", metavar="NAME=VALUE", help="As in --set fame.iterations=200; may be repeated.")
 ]
+Question = Annotated[
+    str | None,
+    Option("--question", metavar="TEXT", help="For a model that answers questions: its answer is explained."),
+]
 Device = Annotated[str, Option("--device", metavar="D", help="cpu, cuda, cuda:1 or mps.")]
 Out = Annotated[Path, Option("--out", "-o", metavar="DIR", help="Where files go; made if it is not there.")]
 Seed = Annotated[int, Option("--seed", metavar="N", help="For methods that sample.")]
@@ -143,6 +147,7 @@ def explain(
     target: Annotated[
         str | None, Option("--target", "-t", metavar="K|NAME", help="Class, by index or name; else the predicted one.")
     ] = None,
+    question: Question = None,
     device: Device = "cpu",
     out: Out = OUT,
     setting: Setting = None,
@@ -162,7 +167,7 @@ def explain(
     with asking():
         chosen = chosen_methods(methods, setting)
         check_folder(out)
-        net = load_classifier(model, device, precision)
+        net = load_classifier(model, device, precision, question)
         check_layers(net, chosen)
         net.target(target, 1)
     images = list(dict.fromkeys(images))
@@ -192,6 +197,7 @@ def compare(
     target: Annotated[
         str | None, Option("--target", "-t", metavar="K|NAME", help="Class, by index or name; else the predicted one.")
     ] = None,
+    question: Question = None,
     signed: Annotated[bool, Option("--signed", help="Show what speaks against the class too, in blue.")] = False,
     device: Device = "cpu",
     out: Out = OUT,
@@ -215,7 +221,7 @@ def compare(
 
         chosen = chosen_methods(methods or ",".join(api.COMPARED), setting)
         check_folder(out)
-        net = load_classifier(model, device, precision)
+        net = load_classifier(model, device, precision, question)
         wanted = net.target(target, 1)
         chosen = running.able(net, chosen, wanted) if methods == "all" else chosen
         check_layers(net, chosen)

@@ -109,6 +109,8 @@ class Comparison(_Found[Attribution]):
             known = {sample.label or "that" for sample in first.samples}
             where = f"in {first.samples[0].name}" if len(first) == 1 else f"in {len(first)} pictures"
             title = f"Which pixels say {known.pop() if len(known) == 1 else 'that'}, {where}"
+            if first.samples[0].question is not None:
+                title = f"{first.samples[0].question} {title}"
         return draw.grid(rows, title=title, bar="signed" if signed else "unsigned")
 
     def save(self, folder: str | os.PathLike[str], *, signed: bool = False) -> Path:

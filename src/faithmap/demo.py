@@ -30,11 +30,17 @@ class Explained:
     predictions: Sequence[Prediction]
     """All classes, best first."""
 
+    @property
+    def question(self) -> str | None:
+        """What was asked about it, of a model that answers questions."""
+        return self.maps[0].samples[0].question
+
     def facts(self) -> dict[str, Any]:
         """What the tables, the page and the JSON document tell."""
         explained = self.maps[0].samples[0].target["k"]
         return {
             "image": str(self.photo),
+            **({} if self.question is None else {"question": self.question}),
             "prediction": asdict(self.predictions[0]),
             "explained": asdict(next(p for p in self.predictions if p.index == explained)),
             "top": [asdict(p) for p in self.predictions[:5]],
@@ -67,7 +73,9 @@ def sheet(explained: Explained) -> Image:
 
     panels, target = explained.panels(), said(explained.facts()["explained"])
     rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]
-    return draw.grid(rows, title=f"Which pixels say {target}, in {explained.photo.name}", bar="unsigned")
+    title = f"Which pixels say {target}, in {explained.photo.name}"
+    title = title if explained.question is None else f"{explained.question} {title}"
+    return draw.grid(rows, title=title, bar="unsigned")
 
 
 @dataclass(frozen=True)

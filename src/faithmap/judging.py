@@ -21,7 +21,7 @@ from faithmap.running import Methods
 from faithmap.terminal import RefusedError, Screen, asking, exit_code, made_folder, tell
 from faithmap.verdict import Standing
 from faithmap.verification import verification_report
-from faithmap.words import seconds
+from faithmap.words import seconds, table
 
 
 def recommended(
@@ -130,9 +130,8 @@ def _told(one: Standing) -> dict[str, Any]:
 
 
 def _page(found: Recommendation) -> str:
-    rows = [_HEADS, ["---"] * len(_HEADS), *map(_row, found.verdict.standings)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"# Which method to trust for {found.model}\n\n{found}\n\n{table}\n"
+    standings = table(_HEADS, map(_row, found.verdict.standings))
+    return f"# Which method to trust for {found.model}\n\n{found}\n\n{standings}\n"
 
 
 def _hundredths(one: Interval) -> str:

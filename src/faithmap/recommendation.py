@@ -73,8 +73,8 @@ def recommend(
         FileNotFoundError: the folder does not exist.
 
     Examples:
-        >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], batch_size=3)
-        >>> found.method is None, found.verdict.control  # three photos show nothing
+        >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], limit=1, batch_size=1)
+        >>> found.method is None, found.verdict.control  # one photo shows nothing
         (True, 'centre-gaussian')
     """
     model = require_model(model)
@@ -148,9 +148,9 @@ class Recommendation:
     ``str()`` says it in words, `figure` draws it, and `verdict` holds every number.
 
     Examples:
-        >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], batch_size=3)
+        >>> found = recommend(fm.load(), fm.datasets.load("photos"), ["lift-cam"], limit=1, batch_size=1)
         >>> print(str(found).splitlines()[0])
-        None of 1 method is shown to be better than every control for efficientnet-lite0 on 3 samples.
+        None of 1 method is shown to be better than every control for efficientnet-lite0 on 1 sample.
     """
 
     method: Method | None

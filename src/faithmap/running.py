@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from faithmap import methods
-from faithmap.attribution import Attribution, Face, PairAttribution, Provenance, Sample, pixels_of
+from faithmap.attribution import Attribution, Face, PairAttribution, Provenance, Sample, joined, pixels_of
 from faithmap.batching import Progress, chunked, default_batch, out_of_memory
 from faithmap.images import Picture
 from faithmap.methods import Method, Result
 from faithmap.models.base import Inputs, Model, Pictures, Precision, require_model
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
+from faithmap.models.vqa import VQAModel
 from faithmap.registry import Registered
 from faithmap.sampling import sample_ids
 from faithmap.targets import Dissimilarity, Each, Similarity, Target
@@ -141,6 +142,55 @@ def explained(
     return _attribution(model, inputs, method, found, ask["seed"], seconds, sources)
 
 
+def by_question(model: Model, question: str | Sequence[str] | None, count: int) -> list[tuple[Model, list[int]]]:
+    """Who answers, and for which of so many pictures: the model itself, or a classifier for each question.
+
+    Raises:
+        ValueError: the model answers questions and there is none, or the other way round; or there are not as many
+            questions as pictures, or one of them cannot be asked.
+    """
+    if not isinstance(model, VQAModel):
+        if question is not None:
+            raise ValueError(f"{model.name} is a {type(model).__name__} and takes no question: a VQAModel does")
+        return [(model, list(range(count)))]
+    if question is None:
+        raise ValueError(model.unasked)
+    questions = [question] * count if isinstance(question, str) else list(question)
+    if len(questions) != count:
+        raise ValueError(f"{len(questions)} questions came with {count} pictures: give one for all, or one for each")
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(questions):
+        places.setdefault(one, []).append(place)
+    return [(model.asking(one), rows) for one, rows in places.items()]
+
+
+def explained_each(
+    groups: Sequence[tuple[Model, list[int]]],
+    inputs: Inputs,
+    sources: Sequence[Picture | None],
+    method: Method,
+    target: Target | None,
+    ask: dict[str, Any],
+) -> Attribution:
+    """The maps of prepared pictures, each of which is explained for the model of its group."""
+    if len(groups) == 1:
+        return explained(groups[0][0], inputs, sources, method, target, ask)
+    parts, done, report = [], 0, ask["progress"]
+    for model, places in groups:
+
+        def share(ready: int, _: int, before: int = done * method.steps) -> None:
+            report(before + ready, len(inputs.x) * method.steps)
+
+        rows = torch.tensor(places)
+        names, geometries = [inputs.names[i] for i in places], [inputs.geometries[i] for i in places]
+        some = Inputs(inputs.x[rows.to(inputs.x.device)], tuple(names), tuple(geometries))
+        wanted = None if target is None else target.select(rows)
+        how = {**ask, "progress": share if report else None}
+        parts.append(explained(model, some, [sources[i] for i in places], method, wanted, how))
+        done += len(places)
+    return joined(parts, [place for _, places in groups for place in places])
+
+
 def as_embedder(model: Any, precision: Precision, compile: bool) -> FaceEmbedder:
     model = require_model(model).configured(precision, compile)
     if not isinstance(model, FaceEmbedder):
@@ -236,6 +286,7 @@ def _attribution(
                 completeness_error=_item(found.completeness_error, i),
                 condition=_item(found.condition, i),
                 degenerate=_degenerate(maps[i], float(found.scores[i]), found.reasons[i] if found.reasons else ""),
+                question=model.question if isinstance(model, Classifier) else None,
                 geometry=inputs.geometries[i],
             )
         )

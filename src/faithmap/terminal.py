@@ -77,7 +77,8 @@ class Screen:
         """One picture's results."""
         target, prediction, rows = facts["explained"], facts["prediction"], []
         other = "" if target == prediction else f" (predicted: {said(prediction)})"
-        self.line(f"{facts['image']}: {said(target)}{other}", style="bold")
+        asked = f"{facts['question']} " if "question" in facts else ""
+        self.line(f"{facts['image']}: {asked}{said(target)}{other}", style="bold")
         for about in facts["methods"]:
             error = about["completeness_error"]
             adds_up = "" if error is None else incomplete(error, about["score"])
@@ -206,13 +207,19 @@ def load_model(name: str, device: str, precision: str = "float32") -> Model:
     return load(name, device=device).configured(precision)  # type: ignore[arg-type]
 
 
-def load_classifier(name: str, device: str, precision: str = "float32") -> Classifier:
-    """The model, which must be a classifier."""
-    from faithmap.models import Classifier
+def load_classifier(name: str, device: str, precision: str = "float32", question: str | None = None) -> Classifier:
+    """The model, which must be a classifier, or answer questions and be asked one."""
+    from faithmap.models import Classifier, VQAModel
 
     net = load_model(name, device, precision)
+    if isinstance(net, VQAModel):
+        if question is None:
+            raise ValueError(f'{name} answers questions: give one, --question "..."')
+        return net.asking(question)
     if not isinstance(net, Classifier):
         raise ValueError(f"{name} is no classifier: for a pair of faces use faithmap verify")
+    if question is not None:
+        raise ValueError(f"{name} takes no question: leave --question out, or take --model questions")
     return net
 
 

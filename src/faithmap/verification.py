@@ -21,7 +21,7 @@ from faithmap.metrics.intervals import Interval, bootstrap
 from faithmap.metrics.verification import TrueAccepts, decided_right, eer_threshold, equal_error_rate, tar_at_fmr
 from faithmap.models.face import FaceEmbedder
 from faithmap.running import reporting
-from faithmap.words import percent
+from faithmap.words import percent, table
 
 RATES = (1e-3, 1e-4)
 """The false match rates at which the true accept rate is told."""
@@ -123,8 +123,13 @@ class VerificationReport:
     def markdown(self) -> str:
         """The report as Markdown, which a terminal shows well too; it names no person and no file."""
         tables = [self._errors(), self._similarities(), *([self._group_rows()] if self.by_group else [])]
-        blocks = [f"# Verification: {self.model}", self._pairs(), self._where(), *map(_table, tables)]
-        if any(cell.endswith("*") for table in tables for row in table for cell in row):
+        blocks = [
+            f"# Verification: {self.model}",
+            self._pairs(),
+            self._where(),
+            *(table(heads, rows, aligned=True) for heads, *rows in tables),
+        ]
+        if any(cell.endswith("*") for rows in tables for row in rows for cell in row):
             blocks.append("(*) none or all: the bound of 95 % confidence if pairs were independent.")
         if self.unread:
             shown, more = ", ".join(map(str, self.unread[:5])), len(self.unread) - 5
@@ -343,14 +348,3 @@ def _rates(found: Interval, digits: int = 2) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns, the first to the left, others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(f"{cell:{'<' if c == 0 else '>'}{widths[c]}}" for c, cell in enumerate(row)) + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (w + 2) if c == 0 else "-" * (w + 1) + ":" for c, w in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])

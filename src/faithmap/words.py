@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -68,6 +68,33 @@ def spent(evaluations: Mapping[str, float]) -> str:
     counts = {name: evaluations.get(name, 0) for name in ("forward", "backward")}
     counts["tail"] = evaluations.get("tail_forward", 0) + evaluations.get("tail_backward", 0)
     return ", ".join(f"{count:g} {name}" for name, count in counts.items() if count) or "none"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], aligned: bool = False) -> str:
+    """A Markdown table.
+
+    Args:
+        heads: of the columns.
+        rows: their cells, as Markdown.
+        aligned: for terminals: the first column to the left, those behind it, of numbers, to the right.
+
+    Examples:
+        >>> print(table(["method", "score"], [["fame", "7"]]))
+        | method | score |
+        | --- | --- |
+        | fame | 7 |
+        >>> print(table(["method", "score"], [["fame", "7"]], aligned=True))
+        | method | score |
+        |--------|------:|
+        | fame   |     7 |
+    """
+    lines, rule = [heads, *rows], " --- |" * len(heads)
+    if aligned:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+        rule = "".join([f"{'-' * (widths[0] + 2)}|", *(f"{'-' * (width + 1)}:|" for width in widths[1:])])
+    head, *others = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, f"|{rule}", *others])
 
 
 def raised_in(error: BaseException, *modules: str) -> bool:

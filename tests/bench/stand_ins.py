@@ -32,11 +32,11 @@ class Area(Metric):
 
 @dataclass(frozen=True)
 class Boxed(Metric):
-    """Asks for boxes, and for classifiers."""
+    """Asks for boxes or masks, and for classifiers."""
 
     name = "boxed"
     parts = {"boxed": "higher"}  # noqa: RUF012
-    needs = frozenset({"boxes"})
+    needs = frozenset({"truth"})
     task = "classification"
 
     def measure(self, case: Case) -> Measured:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -24,12 +27,13 @@ from faithmap.bench.plan import Unit, plan
 from faithmap.bench.reading import read_spec
 from faithmap.bench.records import without_timings
 from faithmap.bench.store import Store
+from faithmap.cli import main
 from faithmap.files import PARTIAL
 
 pytest.importorskip("pyarrow")
 if not hasattr(os, "mkfifo"):
     pytest.skip("Windows knows no SIGKILL", allow_module_level=True)
-pytestmark = pytest.mark.real  # more than a minute: every kill is followed by another import of torch
+pytestmark = pytest.mark.real  # most of a minute
 
 SPEC = """
 name: killed
@@ -57,12 +61,16 @@ class Bench:
     folder: Path
     shards: int = 3
 
+    @property
+    def words(self) -> list[str]:
+        """The command's."""
+        given = ["bench", self.spec, "--out", self.folder, "--resume"]
+        return [*map(str, given), "--set", f"FOLDER={self.pictures}", "--set", f"SHARDS={self.shards}"]
+
     def start(self) -> subprocess.Popen[str]:
-        words = ["bench", self.spec, "--out", self.folder, "--resume"]
-        words += ["--set", f"FOLDER={self.pictures}", "--set", f"SHARDS={self.shards}"]
         paths = [str(Path(fm.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": os.pathsep.join(paths)}
-        command = [sys.executable, "-m", "faithmap", *map(str, words)]
+        command = [sys.executable, "-m", "faithmap", *self.words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, env=os.environ | threads, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
@@ -80,7 +88,17 @@ class Bench:
                 time.sleep(0.001)
             process.kill()
             process.wait()
-        return process.returncode < 0
+        return process.returncode == -signal.SIGKILL
+
+    def kill_fork(self, when: Callable[[], bool]) -> bool:
+        """Likewise, of a process that has all it imports from its parent: it is at work at once."""
+        process = _FORKS.Process(target=_forked, args=(self.words,))
+        process.start()
+        while process.is_alive() and not when():
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        return process.exitcode == -signal.SIGKILL
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -114,6 +132,16 @@ class Bench:
         """The files that are being written, or were when the run was killed; each process calls them otherwise."""
         folders = (self.folder / kind for kind in (*KINDS, "maps", "tables", "."))
         return {name for folder in folders for name in _names(folder) if name.endswith(PARTIAL)}
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["faithmap.cli", "faithmap.bench.command", "pyarrow.parquet", "torch"])
+
+
+def _forked(words: list[str]) -> None:
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        sys.exit(main(words))
 
 
 def _names(folder: Path) -> list[str]:
@@ -159,7 +187,8 @@ def kills(bench: Bench) -> list[Left]:
         moment = ("between", "writing", "starting", "writing", "between")[n % 5]
         more = draw.randint(moment == "between", 2)
         before = bench.partial()
-        killed = bench.kill(_when(bench, moment, more, draw.uniform(0, 2.5 if moment == "starting" else 0.1)))
+        kill = bench.kill if moment == "starting" else bench.kill_fork
+        killed = kill(_when(bench, moment, more, draw.uniform(0, 2.5 if moment == "starting" else 0.1)))
         store = bench.store() if (bench.folder / "manifest.json").exists() else Store(bench.folder)
         units = bench.whole()
         assert all(store.done(unit) for unit in units), store.broken

@@ -211,7 +211,7 @@ def test_all_problems_are_told_at_once_in_order_with_lines() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("metrics: [area]", "metrics: [boxed]"), "boxed needs the boxes of objects: none in noise"),
+        (("metrics: [area]", "metrics: [boxed]"), "boxed needs the boxes or masks of objects: none in noise"),
         (("metrics: [area]", "metrics: [matched]"), "matched is for verification, which noise is not"),
         (("noise: noise", "faces: faces"), "the data sets are for verification: lite0 is a Classifier"),
         (("metrics: [area]", "metrics: []"), "metrics: is empty"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from faithmap.datasets import Folder
+from faithmap.datasets.files import pictures
 
 
 def make(root: Path, *names: str) -> str:
@@ -61,3 +62,13 @@ def test_cifar10(data: Path) -> None:
     assert len(found) == 100
     assert " ".join(found.classes or ()) == "airplane automobile bird cat deer dog frog horse ship truck"
     assert [one.label for one in found.take(per_class=1)] == list(range(10))
+
+
+def test_pictures_of_inner_folders_come_behind_a_folders_own(tmp_path: Path) -> None:
+    """By name, through links too; hidden files and folders, and what is no picture by its suffix, are passed over."""
+    make(tmp_path, "b.png", "a.JPG", "._a.jpg", "notes.txt", "one/c.webp", "one/deep/d.png", ".trash/e.png")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    found = {depth: [str(path.relative_to(tmp_path)) for path in pictures(tmp_path, depth)] for depth in (1, 2, 3)}
+    assert found[1] == ["a.JPG", "b.png"]
+    assert found[2] == ["a.JPG", "b.png", "one/c.webp", "two/c.webp"]
+    assert found[3] == ["a.JPG", "b.png", "one/c.webp", "one/deep/d.png", "two/c.webp", "two/deep/d.png"]

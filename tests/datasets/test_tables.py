@@ -152,6 +152,6 @@ def test_a_mask_of_another_size_or_damaged_is_told_when_it_is_used(folder: Path)
 
 
 def test_a_table_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("faithmap.datasets.tables.MAX_BYTES", 10)
-    with pytest.raises(ValueError, match=r"19 bytes: a table has at most 10"):
+    monkeypatch.setattr("faithmap.datasets.files.MAX_BYTES", 10)
+    with pytest.raises(ValueError, match=r"19 bytes: a text has at most 10"):
         read_table(table(folder, "image,label\na.png,1"))

@@ -145,7 +145,6 @@ def test_the_mask_finds_the_square_that_decides(top: int, left: int) -> None:
     mask = found.maps[0] > 0.5
     assert float((mask & inside).sum() / (mask | inside).sum()) > 0.7
     assert float(found.maps.mean()) == pytest.approx(area, rel=0.3)  # with the smooth border
-    assert torch.equal(found.maps, method(model, x, 0))
     kept = blurred(pyramid(x, method.blur * 64), found.maps)
     assert found.notes["score of what is kept"] == pytest.approx(model.module(kept)[:, 0].tolist())
 

@@ -293,7 +293,7 @@ def test_zhu_fits_mobilefacenets_head() -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("method", [FGGB(), XSSAB(), ZhuDecomposition()], ids=lambda m: m.name)
 def test_on_real_faces_e_plus_takes_the_similarity_down_faster_than_random(method: Method, data: Path) -> None:
-    """By deletion with a box blur, on each of 3 genuine LFW pairs."""
+    """By deletion with a box blur, on each of 2 genuine LFW pairs."""
     model = fm.load(f"mobilefacenet@{data}/weights/mobilefacenet_112.pth", threshold=0.3)
     assert isinstance(model, fm.FaceEmbedder)
-    assert bool((faces.similar_beats_random(model, method, data, limit=3) > 0).all())
+    assert bool((faces.similar_beats_random(model, method, data, limit=2) > 0).all())

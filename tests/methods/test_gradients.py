@@ -179,7 +179,7 @@ def test_integrated_gradients_are_the_literal_sum(make: Callable[[], nn.Module])
 
 @pytest.mark.parametrize("make", NETS)
 def test_more_steps_make_the_sum_complete(make: Callable[[], nn.Module]) -> None:
-    model, x = classifier(make()), noise(16)
+    model, x = classifier(make()), noise(8)
     medians = []
     for steps in (5, 50, 300):
         found = IntegratedGradients(steps=steps, baseline="mean").run(model, x, 1)

@@ -12,6 +12,7 @@ from faithmap.metrics import Case, create
 from faithmap.models.base import Model
 from faithmap.targets import Logit, Target
 from tests import nets
+from tests.metrics import test_truth as truths
 from tests.metrics.test_faces import case_of, pairs_of_patterns, parts, patterns
 from tests.metrics.test_inpainting import game_of, noise, sees_the_nose
 
@@ -32,6 +33,7 @@ NO_SHARES = {
     "verification-insertion similarity",
     "patch-swap effect",
     "inpainting-game effect",
+    "truth-effect",
 }
 """Logits, correlations, changes, distances, similarities."""
 KINDS = ("method", "noise", "opposite", "constant", "nothing")
@@ -51,8 +53,11 @@ def maps_of(kind: str, maps: Tensor) -> Tensor:
     return changed[kind]
 
 
-def classified(kind: str) -> Case:
-    """Four pictures of which three have boxes."""
+def classified(kind: str, name: str) -> Case:
+    """Four pictures of which three have boxes; one cause where a network can be seen to follow it."""
+    if name == "known-truth":
+        maps = maps_of(kind, torch.rand(2, truths.SIDE, truths.SIDE))
+        return truths.case(maps, rivals=[torch.stack([truths.OTHER, truths.THIRD])] * 2)
     model = fm.Classifier(nets.VGGLike().eval(), size=32)
     x, target = model.from_pixels(torch.rand(4, 3, 32, 32)), Logit(torch.tensor([0, 1, 2, 3]))
 
@@ -99,7 +104,7 @@ def check(name: str, case: Case) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CLASSIFIED)
 def test_shares_of_a_classifier_lie_between_0_and_1(name: str, kind: str) -> None:
-    check(name, classified(kind))
+    check(name, classified(kind, name))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,7 +117,7 @@ def test_shares_of_pairs_lie_between_0_and_1(name: str, kind: str) -> None:
 def test_a_method_has_values_for_every_part(name: str) -> None:
     """Else the bounds above would hold of nothing."""
     metric = create(name)
-    found = metric.measure(verified("method", name) if metric.task == "verification" else classified("method"))
+    found = metric.measure(verified("method", name) if metric.task == "verification" else classified("method", name))
     assert found.values.keys() == metric.parts.keys()
     assert all(bool((~values.isnan()).any()) for values in found.values.values())
 

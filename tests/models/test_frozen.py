@@ -232,6 +232,92 @@ def test_a_hidden_layer_counts_as_structure() -> None:
     assert twin(net) is not first
 
 
+class Settings(nn.Module):
+    """Attributes of all kinds that a forward pass could read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.scale, self.sides, self.steps, self.table = 1.0, (1, 2), [1, 2], {"a": 1, "b": [2]}
+        self.activation, self.reduce, self.shift = torch.relu, partial(torch.mean, dim=1), torch.zeros(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+def rename(net: Any) -> None:
+    net.scale_of = net.__dict__.pop("scale")
+
+
+def swap(table: Any, key: str) -> None:
+    table[key] = table.pop(key)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "number": lambda net: setattr(net, "scale", 2.0),
+    "number of an inner layer": lambda net: setattr(net.norm, "eps", 0.5),
+    "tensor for a number that it equals": lambda net: setattr(net, "scale", torch.tensor(1.0)),
+    "tuple": lambda net: setattr(net, "sides", (1, 3)),
+    "list inside": lambda net: net.steps.append(3),
+    "table inside": lambda net: net.table["b"].append(3),
+    "order of a table": lambda net: swap(net.table, "a"),
+    "name": rename,
+    "function": lambda net: setattr(net, "activation", torch.tanh),
+    "partial": lambda net: net.reduce.keywords.update(dim=2),
+    "tensor": lambda net: setattr(net, "shift", torch.zeros(3)),
+    "class": lambda net: setattr(net, "__class__", type("Other", (Settings,), {})),
+    "class of an inner layer": lambda net: setattr(net.norm, "__class__", nn.SyncBatchNorm),
+    "layer": lambda net: setattr(net, "norm", nn.BatchNorm2d(4)),
+    "layer that is new": lambda net: setattr(net, "more", nn.ReLU()),
+    "layer that is gone": lambda net: delattr(net, "norm"),
+    "order of layers": lambda net: swap(net._modules, "conv"),
+    "weight": lambda net: setattr(net.conv, "weight", nn.Parameter(net.conv.weight.detach().clone())),
+    "memory of a weight": lambda net: setattr(net.conv.weight, "data", net.conv.weight.data.clone()),
+    "precision": lambda net: net.double(),
+    "bias that is gone": lambda net: setattr(net.conv, "bias", None),
+    "buffer": lambda net: net.norm.register_buffer("running_mean", torch.zeros(4)),
+    "memory of a buffer": lambda net: setattr(net.norm.running_mean, "data", torch.zeros(4)),
+    "hook": lambda net: net.norm.register_forward_hook(lambda *_: None),
+    "hook before": lambda net: net.norm.register_forward_pre_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_of_what_is_computed_makes_another_twin(change: str) -> None:
+    """At a quick look, too."""
+    net = Settings()
+    first = twin(net)
+    assert twin(net) is first
+    assert first.same is not None
+    assert first.same()
+    CHANGES[change](net)
+    second = twin(net)
+    assert second is not first
+    assert twin(net) is second
+
+
+def test_a_number_is_seen_to_change_wherever_it_lies_in_memory() -> None:
+    """Also where a new one takes the place of one that is gone."""
+    net = Settings()
+    for _ in range(50):
+        first = twin(net)
+        for _ in range(3):
+            net.scale = net.scale * 1.5
+        assert twin(net) is not first
+
+
+def test_modes_cost_one_long_look() -> None:
+    """The quick look is that of the mode that it meets."""
+    net = Settings()
+    first = twin(net)
+    for mode in (False, True):
+        net.train(mode)
+        assert first.same is not None
+        assert not first.same()
+        assert twin(net) is first
+        assert first.same()
+
+
 def test_parametrizations_come_and_go() -> None:
     """The twin follows the module through both."""
     net, x = gap_linear(), picture()

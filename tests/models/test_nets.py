@@ -24,6 +24,7 @@ from faithmap.models.nets import (
     IResNet,
     MobileFaceNet,
     MobileNetV2,
+    SmallFaceNet,
     SqueezeNet,
     ir_18,
     ir_50,
@@ -87,6 +88,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "iresnet": lambda: IResNet((1, 2), (4, 8), size=32, embedding=3),
     "mobilefacenet": lambda: MobileFaceNet(3, 32, [(2, 4, 2, 2), (4, 8, 1, 2)], stem=4, head=8),
     "mobilenet-v2": lambda: MobileNetV2(3, [(1, 4, 1, 1), (6, 4, 2, 2)], stem=4, head=8),
+    "small-face-net": lambda: SmallFaceNet((4, 6, 8, 8), embedding=3),
     "squeezenet": lambda: SqueezeNet(3, width=1 / 16),
 }
 

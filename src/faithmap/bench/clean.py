@@ -12,7 +12,7 @@ import torch
 from faithmap.batching import Progress
 from faithmap.bench.plan import batches
 from faithmap.bench.records import Clean
-from faithmap.bench.samples import Batch, Reader, embeddings, outputs_of
+from faithmap.bench.samples import Batch, Reader, embeddings, model_of, outputs_of
 from faithmap.bench.spec import Spec
 from faithmap.datasets import Dataset, Example, Pair
 from faithmap.metrics import eer_threshold
@@ -46,19 +46,22 @@ def clean(
     Raises:
         ValueError: the model's outputs are none that can be explained.
     """
-    reader, asked, found = reader or Reader(spec), spec.models[model], list[Clean]()
-    todo, label = batches(spec, data), _labels(asked, spec.data[data])
+    reader, asked, found = reader or Reader(spec), spec.models[model], dict[int, Clean]()
+    todo, label = batches(spec, data), _labels(model_of(asked, spec.data[data][0]), spec.data[data])
     for n, indices in enumerate(todo):
         batch = reader.untouched(data, model, indices)
         examples = [spec.data[data][i] for i in indices]
         if isinstance(asked, FaceEmbedder):
-            found += _pairs(asked, examples, batch)
+            said = _pairs(asked, examples, batch)
         else:
-            found += _classes(spec, asked, examples, [label(one.label) for one in examples], batch)
+            answers = model_of(asked, examples[0])
+            said = _classes(spec, answers, examples, [label(one.label) for one in examples], batch)
+        found.update(zip(indices, said, strict=True))
         if progress:
             progress(n + 1, len(todo))
     threshold = asked.threshold if isinstance(asked, FaceEmbedder) else None
-    return Cleaned(tuple(found), threshold if threshold is not None else _threshold(found))
+    samples = [found[i] for i in sorted(found)]
+    return Cleaned(tuple(samples), threshold if threshold is not None else _threshold(samples))
 
 
 def _classes(

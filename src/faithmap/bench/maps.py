@@ -78,17 +78,18 @@ class MethodRun:
 
     @cached_property
     def model(self) -> Model:
-        """What is explained."""
+        """What is explained; of one that answers questions, each batch has its own: `Batch.model`."""
         return self.spec.models[self.unit.model]
 
     def _explain(self, batch: Batch, rows: Tensor, progress: Progress | None = None) -> _Run:
         """One run on the samples in these slots ``(B,)``."""
         assert batch.target is not None
-        x, target = batch.x[rows], batch.target.select(rows)
+        assert batch.model is not None
+        model, x, target = batch.model, batch.x[rows], batch.target.select(rows)
 
         def run(progress: Progress | None = None) -> Result:
             found = self.method.run(
-                self.model, x, target, seed=self.spec.seed, batch_size=self.spec.batch, progress=progress
+                model, x, target, seed=self.spec.seed, batch_size=self.spec.batch, progress=progress
             )
             found.maps.flatten()[:1].tolist()  # reading a number waits for the device: the clock reads work, not starts
             return found
@@ -105,8 +106,9 @@ class MethodRun:
         """On the first sample of all, whatever the shard; what it raises, batches will raise."""
         if self.method.steps <= WARM_UP and (batch := self._alone(0)) is not None:
             assert batch.target is not None
-            one = batch.x[:1], batch.target.select(torch.tensor([0]))
-            guarded(lambda: self.method.run(self.model, *one, seed=self.spec.seed, batch_size=1))
+            assert batch.model is not None
+            one = batch.model, batch.x[:1], batch.target.select(torch.tensor([0]))
+            guarded(lambda: self.method.run(*one, seed=self.spec.seed, batch_size=1))
 
     def _alone(self, rank: int) -> Batch | None:
         """A batch of one sample, the first or last (-1) good one of the whole data set."""
@@ -217,11 +219,12 @@ class MethodRun:
             return None if value is None else value[source]
 
         assert batch.target is not None
+        assert batch.model is not None
         x, target = batch.x[source], batch.target.select(source)
         against = None if found.against is None else found.against[rows]
-        explain = _Explain(self.method, self.model, self.spec, x, target, found.maps[rows], against)
+        explain = _Explain(self.method, batch.model, self.spec, x, target, found.maps[rows], against)
         return Case(
-            self.model,
+            batch.model,
             x,
             found.maps[rows],
             target,

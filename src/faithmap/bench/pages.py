@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from faithmap.bench.tables import MEDIANS, Row
 from faithmap.metrics import Interval, Metric
 from faithmap.registry import family
-from faithmap.words import spent
+from faithmap.words import spent, table
 
 WIDEST = 6
 """Parts in one table; with more, each family of metrics has tables of its own."""
@@ -63,13 +63,13 @@ def _tables(metrics: Sequence[Metric], present: set[str]) -> Iterator[tuple[str,
             yield "", [part for all in groups.values() for parts in all for part in parts]
         return
     for heading, all in groups.items():
-        table: list[str] = []
+        here: list[str] = []
         for parts in all:
-            if table and len(table) + len(parts) > WIDEST:
-                yield heading, table
-                table = []
-            table = table + parts
-        yield heading, table
+            if here and len(here) + len(parts) > WIDEST:
+                yield heading, here
+                here = []
+            here = here + parts
+        yield heading, here
 
 
 def _table(columns: dict[str, dict[str, Row]], shares: set[str], costs: bool) -> Iterator[str]:
@@ -85,8 +85,7 @@ def _table(columns: dict[str, dict[str, Row]], shares: set[str], costs: bool) ->
 
     heads = ["method", *(f"{part}{ARROWS[better[part]]}" for part in columns)]
     heads += ["evaluations", "seconds", "MiB"] if costs else []
-    yield f"| {' | '.join(map(_cell, heads))} |"
-    yield f"|{'---|' * len(heads)}"
+    lines = []
     for method in sorted(some, key=rank):
         name = f"*{_cell(method)}*" if some[method].control else _cell(method)
         cells = [_value(column.get(method), part in shares) for part, column in columns.items()]
@@ -96,7 +95,8 @@ def _table(columns: dict[str, dict[str, Row]], shares: set[str], costs: bool) ->
                 key: round(spend.get(key, 0), 1) for key in ("forward", "backward", "tail_forward", "tail_backward")
             }
             cells += [spent(told), f"{spend.get('seconds', 0):.3g}", f"{spend.get('peak_mib', 0):.0f}"]
-        yield f"| {' | '.join([name, *cells])} |"
+        lines.append([name, *cells])
+    yield table([*map(_cell, heads)], lines)
     if leading is not None:
         yield ""
         yield f"Best first by {_cell(leading)}."

@@ -14,6 +14,7 @@ from faithmap.bench.spec import Entry, Spec
 from faithmap.methods import Method, ShapCAM
 from faithmap.methods.cam import ActivationMap
 from faithmap.models.base import Model
+from faithmap.models.vqa import VQAModel
 
 Kind = Literal["clean", "shapley", "maps"]
 
@@ -72,14 +73,15 @@ def plan(spec: Spec) -> list[Unit]:
 def batches(spec: Spec, data: str, limit: int | None = None) -> list[list[int]]:
     """The fixed batches of a data set: which of its samples, in their order, run together.
 
-    They are formed before any sharding, from ``take(limit)``: another number of shards has the same batches.
+    They are formed before any sharding, from ``take(limit)``: another number of shards has the same batches. Samples of
+    one batch ask the same question.
 
     Args:
         spec: the benchmark.
         data: the data set's name in it.
         limit: on how many samples; on all without it.
     """
-    return _batched(_samples(spec, data, limit), spec.batch)
+    return _batched(spec, data, _samples(spec, data, limit))
 
 
 def unit_batches(spec: Spec, unit: Unit) -> list[list[int]]:
@@ -172,6 +174,9 @@ def problems(spec: Spec) -> Iterator[str]:
         for name, model in spec.models.items():
             if (refusal := _refusal(partial(metric.check, model))) is not None:
                 yield f"{metric.name} cannot judge {name}: {refusal}"
+    for name, data in spec.data.items():
+        for called, model in spec.models.items():
+            yield from _unanswered(called, model, name, data)
     if (refusal := _refusal(partial(reference, spec))) is not None:
         yield refusal
 
@@ -183,9 +188,20 @@ def lacking(needs: frozenset[Any], data: Any) -> str | None:
         return "the data set does not say where objects are"
     if "donor" in needs and not any(truth is not None and truth.donor is not None for truth in truths):
         return "the data set does not say what stands where the cause is taken away: worlds do"
-    if "boxes" in needs and not any(truth is not None and truth.boxes is not None for truth in truths):
-        return "the data set has no boxes"
     return None
+
+
+def _unanswered(called: str, model: Model, name: str, data: Any) -> Iterator[str]:
+    """Why a model cannot be asked what a data set asks."""
+    questions: dict[Any, None] = dict.fromkeys(getattr(one, "question", None) for one in data.examples)
+    if not isinstance(model, VQAModel):
+        if any(question is not None for question in questions):
+            yield f"{name} asks questions, and {called} is a {type(model).__name__}, which takes none: a VQAModel does"
+    elif None in questions:
+        yield f"{called} answers questions, and {name} asks none: take one that does, or model.asking(...)"
+    else:
+        refusals = (_refusal(partial(model.numbers, question)) for question in questions)
+        yield from (f"{name}: {refusal}" for refusal in dict.fromkeys(filter(None, refusals)))
 
 
 def _all_batches(spec: Spec, unit: Unit) -> list[list[int]]:
@@ -197,7 +213,7 @@ def _all_batches(spec: Spec, unit: Unit) -> list[list[int]]:
     model = spec.models[unit.model]
     limits = {entry.limit for entry in spec.entries if layer_of(model, entry.method) == unit.entry}
     samples = {i for limit in limits for i in _samples(spec, unit.data, limit)}
-    return _batched(sorted(samples), spec.batch)
+    return _batched(spec, unit.data, sorted(samples))
 
 
 def _samples(spec: Spec, data: str, limit: int | None) -> list[int]:
@@ -209,8 +225,11 @@ def _samples(spec: Spec, data: str, limit: int | None) -> list[int]:
     return [i for i, one in enumerate(everything) if one.id in kept]
 
 
-def _batched(samples: Sequence[int], size: int) -> list[list[int]]:
-    return [list(samples[begin : begin + size]) for begin in range(0, len(samples), size)]
+def _batched(spec: Spec, data: str, samples: Sequence[int]) -> list[list[int]]:
+    groups: dict[str | None, list[int]] = {}
+    for i in samples:
+        groups.setdefault(getattr(spec.data[data][i], "question", None), []).append(i)
+    return [of[begin : begin + spec.batch] for of in groups.values() for begin in range(0, len(of), spec.batch)]
 
 
 def _cost(entry: Entry) -> tuple[bool, int]:

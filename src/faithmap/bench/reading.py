@@ -28,9 +28,10 @@ from faithmap.models.base import Model
 from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.load import Source, asked, check_device, load
+from faithmap.models.vqa import VQAModel
 from faithmap.registry import Registered, Registry, of_type, parsed
 from faithmap.running import checked, labels_of
-from faithmap.targets import Similarity
+from faithmap.targets import Logit, Similarity
 from faithmap.words import did_you_mean
 
 NEEDED = ("name", "models", "data", "methods", "metrics")
@@ -39,7 +40,11 @@ KEYS = (*NEEDED, *OPTIONS, "published", "variables")
 COSTS = ("seconds",)
 """What papers state beside metrics, as a part of `published`."""
 T = TypeVar("T", bound=Registered)
-TASKS: Mapping[type[Model], str] = {Classifier: "classification", FaceEmbedder: "verification"}
+TASKS: Mapping[type[Model], str] = {
+    Classifier: "classification",
+    FaceEmbedder: "verification",
+    VQAModel: "classification",
+}
 
 
 def read_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> Spec:
@@ -320,8 +325,7 @@ class _Reader:
             if strange:
                 self.doc.wrong(place, f"{metric.name} is for {metric.task}, which {', '.join(strange)} is not")
             elif blind:
-                what = "boxes" if "boxes" in metric.needs else "boxes or masks"
-                self.doc.wrong(place, f"{metric.name} needs the {what} of objects: none in {', '.join(blind)}")
+                self.doc.wrong(place, f"{metric.name} needs the boxes or masks of objects: none in {', '.join(blind)}")
 
     def _all_labelled(self, data: Mapping[str, Dataset[Any]]) -> None:
         for label, one in data.items():
@@ -433,7 +437,7 @@ def _refusal(model: Model, method: Method) -> str:
     if isinstance(model, FaceEmbedder) and model.threshold is None:
         model = copy.copy(model)
         model.threshold = 0.0  # the run fixes it on clean pairs
-    target = Similarity(torch.ones(1)) if isinstance(model, FaceEmbedder) else model.target(0, 1)
+    target = Similarity(torch.ones(1)) if isinstance(model, FaceEmbedder) else Logit(0)
     return _told(lambda: checked(model, [method], target))
 
 

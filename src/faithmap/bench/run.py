@@ -88,8 +88,9 @@ def shapley_values(
 
     def ask(rows: Tensor) -> tuple[Tensor, Tensor]:
         assert read.target is not None
+        assert read.model is not None
         found = method.run(
-            spec.models[model],
+            read.model,
             read.x[rows],
             read.target.select(rows),
             seed=spec.seed + 1,

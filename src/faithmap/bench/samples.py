@@ -20,6 +20,7 @@ from faithmap.datasets import Example, Pair, Truth
 from faithmap.images import Geometry
 from faithmap.models.base import Model
 from faithmap.models.face import FaceEmbedder
+from faithmap.models.vqa import VQAModel
 from faithmap.sampling import sample_ids
 from faithmap.targets import Logit, Similarity, Target, first_tensor
 
@@ -53,6 +54,8 @@ class Batch:
     genuine: Tensor | None = None
     target: Target | None = None
     """What all methods explain, once clean scores are known."""
+    model: Model | None = None
+    """Who is asked: see `model_of`."""
 
     @property
     def bytes(self) -> int:
@@ -107,7 +110,8 @@ class Reader:
         return batch
 
     def _read(self, data: str, name: str, indices: Sequence[int], clean: Sequence[Clean] | None) -> Batch:
-        model, examples = self.spec.models[name], [self.spec.data[data][i] for i in indices]
+        examples = [self.spec.data[data][i] for i in indices]
+        model = model_of(self.spec.models[name], examples[0])
         rows, errors = {}, {}
         for slot, example in enumerate(examples):
             if clean is not None and (error := clean[slot].error) is not None:
@@ -145,7 +149,17 @@ class Reader:
             stacked("against"),
             _genuine(examples, source, x) if partners is not None else None,
             None if clean is None else _question(model, source, clean, partners),
+            model=model,
         )
+
+
+def model_of(model: Model, example: Example | Pair) -> Model:
+    """Who is asked about a sample: the model, or of one that answers questions the classifier for the sample's."""
+    if not isinstance(model, VQAModel):
+        return model
+    assert isinstance(example, Example)
+    assert example.question is not None
+    return model.asking(example.question)
 
 
 def padded(good: Sequence[int], size: int) -> list[int]:

@@ -15,7 +15,8 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 
 from faithmap.datasets.base import Dataset, Pair, existing
-from faithmap.datasets.faces import by_name, pair_id, pictures
+from faithmap.datasets.faces import by_name, pair_id
+from faithmap.datasets.files import pictures
 from faithmap.datasets.protocols import read_csv
 from faithmap.datasets.registry import register
 from faithmap.sampling import generators

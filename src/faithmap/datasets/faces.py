@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
 
 from faithmap.datasets.base import Dataset, Pair, all_there, existing
+from faithmap.datasets.files import pictures, read_text
 from faithmap.datasets.protocols import (
     named_people,
     parse_lfw,
@@ -19,11 +20,8 @@ from faithmap.datasets.protocols import (
     parse_numbers,
     people,
     read_csv,
-    read_text,
 )
 from faithmap.datasets.registry import register
-
-SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @register("pairs")
@@ -196,12 +194,6 @@ def pair_id(probe: str, gallery: str) -> str:
     return f"{probe} ~ {gallery}"
 
 
-def pictures(folder: Path, depth: int) -> list[Path]:
-    """The files in a folder, and in those below it, that are pictures by their suffix; links are followed."""
-    files = (path for below in range(depth) for path in folder.glob("*/" * below + "*"))
-    return [path for path in files if path.suffix.lower() in SUFFIXES]
-
-
 def by_name(
     paths: Iterable[Path], name: Callable[[Path], str], rank: Callable[[Path], int] = lambda path: 0
 ) -> dict[str, Path]:
@@ -237,7 +229,7 @@ def _listed(path: Path, images: Path) -> dict[int, Path]:
     names = parse_list(read_text(path), path.name)
     files = {i: images.joinpath(*PurePath(name).parts[-3:]) for i, name in names.items()}
     first = next(iter(files.values()), path)
-    if first.is_file():
+    if first.is_file() or not first.parent.is_dir():
         return files
-    suffix = next((suffix for suffix in SUFFIXES if first.with_suffix(suffix).is_file()), first.suffix)
+    suffix = next((other.suffix for other in pictures(first.parent) if other.stem == first.stem), first.suffix)
     return {i: file.with_suffix(suffix) for i, file in files.items()}

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from PIL import Image
-
 from faithmap.datasets.base import Dataset, Example, existing, holdings
+from faithmap.datasets.files import folders, pictures
 from faithmap.datasets.registry import register
-from faithmap.images import FORMATS
 
 
 @register("folder")
@@ -89,21 +86,3 @@ class Photos(Dataset[Example]):
         folder = Path(str(files("faithmap") / "assets" / "photos"))
         for name, label in (("cat.jpg", 285), ("coffee.jpg", 967), ("rocket.jpg", 657)):
             yield Example(name, folder / name, label)
-
-
-def pictures(folder: Path) -> list[Path]:
-    """The files of a folder that are pictures by their suffix, sorted by name, without hidden ones."""
-    with os.scandir(folder) as entries:
-        names = [one.name for one in entries if not one.is_dir() and one.name[0] != "."]  # a broken link is one too
-    return [folder / name for name in sorted(names) if os.path.splitext(name)[1].lower() in _suffixes()]
-
-
-def folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return [folder / name for name in sorted(one.name for one in entries if one.is_dir()) if name[0] != "."]
-
-
-@cache
-def _suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)

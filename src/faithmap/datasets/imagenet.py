@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
 from faithmap.datasets.base import Dataset, Example, all_there, existing, holdings
-from faithmap.datasets.folder import folders, pictures
+from faithmap.datasets.files import folders, pictures
 from faithmap.datasets.pascal import read_annotation
 from faithmap.datasets.registry import register
 from faithmap.datasets.tables import Row, read_table, whole

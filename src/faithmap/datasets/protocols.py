@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
+
+from faithmap.datasets.files import read_cells
 
 COLUMNS = {
     "gallery": ("gallery", "g", "reference"),
@@ -51,24 +51,10 @@ def read_csv(path: Path) -> list[Row]:
         >>> read_csv(file)
         [Row(gallery='a.png', probe='b.png', genuine=True, subjects=None, group='', line=2)]
     """
-    text = read_text(path)
-    header = text.lstrip().partition("\n")[0]
-    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path.name}, line {reader.line_num}: {error}") from error
-    lines = [(number, cells) for number, cells in lines if any(cells)]
-    at = _columns(lines[0][1] if lines else [], path.name)
-    width = len(lines[0][1])
-    rows = []
-    for number, cells in lines[1:]:
-        where = f"{path.name}, line {number}"
-        if len(cells) != width:
-            raise ValueError(f"{where} has {len(cells)} columns: its header has {width}")
-        row = _row({name: cells[i] for name, i in at.items()}, where, number)
-        rows.append(row)
-    return rows
+    lines = read_cells(path)
+    first = next(lines, None)
+    at = _columns(first.cells if first else [], path.name)
+    return [_row({name: line.cells[i] for name, i in at.items()}, line.where, line.number) for line in lines]
 
 
 def _columns(header: Sequence[str], file: str) -> dict[str, int]:
@@ -200,23 +186,6 @@ def parse_list(text: str, name: str) -> dict[int, str]:
                 )
             paths[int(number)] = path.strip()
     return paths
-
-
-def read_text(path: Path) -> str:
-    """What a text file holds, which is UTF-8, with or without a byte order mark.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path.name} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from error
-    if "\0" in text:
-        raise ValueError(f"{path.name} is no UTF-8 text (it holds zeros, as UTF-16 does): save it as UTF-8")
-    return text
 
 
 def named_people(pictures: Sequence[tuple[str, str]], genuine: Sequence[bool]) -> list[tuple[str, str]] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from faithmap.datasets.base import Dataset, Example, Truth, all_there, existing, within
+from faithmap.datasets.files import read_cells
 from faithmap.datasets.registry import register
 from faithmap.images import open_levels
 
@@ -36,7 +35,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """What columns may be called, first choice first, without case, spaces, - and _; next to x2 and y2, x1 means x0."""
 
 CORNERS = ("x0", "y0", "x1", "y1")
-MAX_BYTES = 512 * 2**20
 
 
 @dataclass
@@ -159,40 +157,10 @@ def _not_zero(mask: Path) -> Tensor:
 
 def _rows(path: Path) -> Iterator[Row]:
     """One by one, with the boxes of each."""
-    text = _text(path)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: dict[str, int] | None = None
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(f"{path.name}, line {reader.line_num}: {error}") from error
-        if cells is None:
-            return
-        where, cells = f"{path.name}, line {reader.line_num}", [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
-        if columns is None:
-            columns, count = _columns(path, cells), len(cells)
-        elif len(cells) != count:
-            raise ValueError(f"{where} has {len(cells)} cells, the header {count}")
-        else:
-            yield _row(where, {name: cells[i] for name, i in columns.items()})
-
-
-def _text(path: Path) -> str:
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes: a table has at most {MAX_BYTES:,}")
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        likely = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "Latin-1 or Windows-1252, as it seems"
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path} is not UTF-8 but {likely}: byte {data[error.start]:#04x} in line {line}; save it as UTF-8"
-        ) from error
+    lines = read_cells(path)
+    columns = _columns(path, first.cells) if (first := next(lines, None)) else {}
+    for line in lines:
+        yield _row(line.where, {name: line.cells[i] for name, i in columns.items()})
 
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, int]:

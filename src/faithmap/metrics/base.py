@@ -20,7 +20,7 @@ from faithmap.targets import Logit, Probability, Target, singles
 T = TypeVar("T")
 Better = Literal["higher", "lower", "neither"]
 Score = Literal["probability", "logit"]
-Need = Literal["boxes", "truth", "donor", "coefficients", "shapley", "explain"]
+Need = Literal["truth", "donor", "coefficients", "shapley", "explain"]
 
 
 class Explain(Protocol):

@@ -68,7 +68,6 @@ class KnownTruth(Metric):
         "truth-effect": "neither",
     }
     needs: ClassVar[frozenset[Need]] = frozenset({"truth", "donor", "explain"})
-    shares = True
     effect: float | None = None
     places: int = 4
 
@@ -78,6 +77,10 @@ class KnownTruth(Metric):
             raise ValueError(
                 f"known-truth takes an effect above 0 and at least 1 place: got {self.effect} and {self.places}"
             )
+
+    def is_share(self, part: str) -> bool:
+        """All but the change of the score, which may be a similarity's."""
+        return part != "truth-effect"
 
     def measure(self, case: Case) -> Measured:
         """Replace, then grade."""

@@ -5,8 +5,19 @@ from faithmap.models.classifier import Classifier, Prediction
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.layers import Layer
 from faithmap.models.load import available, load
+from faithmap.models.vqa import VQAModel
 
-__all__ = ["Classifier", "FaceEmbedder", "Layer", "Model", "Prediction", "available", "load", "suggest_layers"]
+__all__ = [
+    "Classifier",
+    "FaceEmbedder",
+    "Layer",
+    "Model",
+    "Prediction",
+    "VQAModel",
+    "available",
+    "load",
+    "suggest_layers",
+]
 
 
 def suggest_layers(model: Model) -> list[Layer]:

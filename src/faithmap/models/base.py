@@ -186,8 +186,12 @@ class Model:
         with frozen.lock:
             key = ("layers", self.size, self._named_layer)
             if key not in frozen.derived:
-                frozen.derived[key] = rank_layers(self.module, self.size, self.channels, always=self._named_layer)
+                frozen.derived[key] = rank_layers(self._alone(), self.size, self.channels, always=self._named_layer)
             return list(frozen.derived[key])
+
+    def _alone(self) -> nn.Module:
+        """A network of these layers that takes a picture and nothing else."""
+        return self.module
 
     def check_layer(self, name: str) -> str:
         """The layer's name, or an error with close names."""
@@ -305,7 +309,7 @@ def require_model(model: Any) -> Model:
         )
     if isinstance(model, str):
         raise ValueError(f"a model is due, got the text {model!r}: use fm.load({model!r})")
-    raise ValueError(f"a Classifier or FaceEmbedder is due: got {type(model).__name__}")
+    raise ValueError(f"a Classifier, FaceEmbedder or VQAModel is due: got {type(model).__name__}")
 
 
 def _check_scale(mean: Any, std: Any) -> None:

@@ -42,6 +42,9 @@ class Classifier(Model):
         ('1', 1)
     """
 
+    question: str | None = None
+    """What a network that answers questions is asked: see `VQAModel.asking`."""
+
     def __init__(self, module: nn.Module, *, labels: Sequence[str] | None = None, **settings: Any) -> None:
         super().__init__(module, **settings)
         self.labels = None if labels is None else tuple(labels)

@@ -10,6 +10,7 @@ import threading
 import types
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,18 +26,21 @@ class Twin:
 
     module: nn.Module
     fingerprint: Any
+    same: Callable[[], bool] | None
+    """A quick way to see that the fingerprint has not changed, where there is one."""
     copies: list[tuple[weakref.ref[Tensor], Tensor]]
-    """What the twin holds as a copy, because a forward pass may write to it: buffers, above all."""
+    """What the twin holds as a copy, because a forward pass may write to it: buffers, above all. The copy's data: no
+    other thread's backward pass takes a new value for a change of its own."""
     derived: dict[Any, Any] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def follow(self) -> bool:
         """Bring the copies up to date, for training moves BatchNorm's statistics; False if one lost its original."""
-        for original, copy in self.copies:
+        for original, ours in self.copies:
             tensor = original()
             if tensor is None:
                 return False
-            copy.data.copy_(tensor)  # .data: another thread's backward pass must not take it for a change of its own
+            ours.copy_(tensor)
         return True
 
 
@@ -62,12 +66,17 @@ def twin(module: nn.Module) -> Twin:
         ValueError: the module is a TorchScript module, or holds one.
     """
     module = unwrap(module)
-    fingerprint = _mark(module, set())
     with _lock, torch.inference_mode(False), torch.no_grad():
         known = _twins.get(module)
-        if known is None or known.fingerprint != fingerprint or not known.follow():
-            freezer = _Freezer()
-            _twins[module] = known = Twin(freezer(module), fingerprint, freezer.copies)
+        if known is not None:
+            unchanged = known.same is not None and known.same()
+            if not unchanged and known.fingerprint == _mark(module, set()):
+                unchanged, known.same = True, known.same and _watch(module)
+            if unchanged and known.follow():
+                return known
+        freezer = _Freezer()
+        same, fingerprint = _watch(module), _mark(module, set())
+        _twins[module] = known = Twin(freezer(module), fingerprint, same, freezer.copies)
     return known
 
 
@@ -138,7 +147,7 @@ class _Freezer:
         is_weight = isinstance(tensor, nn.Parameter)
         if not is_weight or tensor.is_inference():  # memory made under inference mode cannot enter autograd
             copy = copy.clone()
-            self.copies.append((weakref.ref(tensor), copy))
+            self.copies.append((weakref.ref(tensor), copy.data))
         self.made[id(tensor)] = copy = nn.Parameter(copy, requires_grad=False) if is_weight else copy
         return copy
 
@@ -152,6 +161,8 @@ _FORWARD_HOOKS = (
 )
 _IRRELEVANT = frozenset(nn.Module().__dict__).difference(["_parameters", "_buffers", "_modules", *_FORWARD_HOOKS])
 _PLAIN = (bool, int, float, str, type(None))
+_HOLDERS = (list, tuple, set, dict, types.MethodType, partial)
+"""What is marked by what is in it."""
 
 
 def _mark(value: Any, seen: set[int]) -> Any:
@@ -170,7 +181,7 @@ def _mark(value: Any, seen: set[int]) -> Any:
         state = tuple(value.__dict__.items())
         return id(value), type(value), [(k, _mark(v, seen)) for k, v in state if k not in _IRRELEVANT]
     if isinstance(value, Tensor):
-        return id(value), value.data_ptr(), value.shape, value.dtype, value.device
+        return _place(value)
     if type(value) in (list, tuple, set):
         return [_mark(item, seen) for item in tuple(value)]
     if type(value) in (dict, OrderedDict):
@@ -180,3 +191,107 @@ def _mark(value: Any, seen: set[int]) -> Any:
     if type(value) is partial:
         return [_mark(part, seen) for part in (value.func, value.args, value.keywords)]
     return id(value)
+
+
+def _place(tensor: Tensor) -> Any:
+    return id(tensor), tensor.data_ptr(), tensor.shape, tensor.dtype, tensor.device
+
+
+def _watch(module: nn.Module) -> Callable[[], bool] | None:
+    """A function that says whether `_mark` is still the same, and takes a fifth of the time: it compares in place.
+
+    It may say no where nothing has changed, never yes where something has, and refers to no module. None for a module
+    that holds others where torch does not look for them.
+    """
+    watched: list[_Part] = []
+    ahead, seen = [module], {id(module)}
+    while ahead:
+        part = ahead.pop()
+        state = {name: value for name, value in tuple(part.__dict__.items()) if name not in _IRRELEVANT}
+        children = [child for child in state["_modules"].values() if child is not None]
+        if any(unwrap(child) is not child for child in children):
+            return None
+        if not all(_no_module(value) for name, value in state.items() if name != "_modules"):
+            return None
+        watched.append(_Part.of(part, state))
+        new = {id(child): child for child in children if id(child) not in seen}
+        seen |= new.keys()
+        ahead += new.values()
+    return lambda: all(map(_Part.same, watched))
+
+
+@dataclass(eq=False)
+class _Part:
+    """One module of a network as it was, without those that it consists of: they are parts themselves."""
+
+    module: weakref.ref[nn.Module]
+    kind: type
+    names: list[str]
+    ids: list[int]
+    """Of its attributes. None passes for another: plain values are held here, what is shared with the twin there."""
+    held: list[Any]
+    empty: list[str]
+    """Tables with nothing in them."""
+    inner: list[tuple[str, Callable[[Any], Any], Any]]
+    """What else can change inside: how it is marked, and the mark."""
+
+    @classmethod
+    def of(cls, module: nn.Module, state: dict[str, Any]) -> _Part:
+        """The module, and those of its attributes that count."""
+        whole = dict(module.__dict__)
+        held = [value for value in whole.values() if _constant(value)]
+        empty = [name for name, value in state.items() if type(value) in (dict, OrderedDict) and not value]
+        inner = []
+        for name, value in state.items():
+            if isinstance(value, (Tensor, *_HOLDERS)) and name not in empty and not _constant(value):
+                mark = _TABLES.get(name, _alone)
+                inner.append((name, mark, mark(value)))
+        return cls(weakref.ref(module), type(module), list(whole), list(map(id, whole.values())), held, empty, inner)
+
+    def same(self) -> bool:
+        """Whether it is still like that."""
+        module = self.module()
+        if module is None or type(module) is not self.kind:
+            return False
+        state = module.__dict__
+        if self.names != list(state) or self.ids != list(map(id, state.values())):
+            return False
+        if any(map(state.__getitem__, self.empty)):
+            return False
+        for name, mark, before in self.inner:  # noqa: SIM110 (a generator takes longer than most marks)
+            if mark(state[name]) != before:
+                return False
+        return True
+
+
+def _alone(value: Any) -> Any:
+    return _mark(value, set())
+
+
+def _tensors(table: dict[str, Tensor | None]) -> Any:
+    return [(name, None if one is None else _place(one)) for name, one in tuple(table.items())]
+
+
+def _modules(table: dict[str, nn.Module | None]) -> Any:
+    return [(name, id(one)) for name, one in tuple(table.items())]  # as long as all of them live, no other has its id
+
+
+_TABLES: dict[str, Callable[[Any], Any]] = {"_parameters": _tensors, "_buffers": _tensors, "_modules": _modules}
+
+
+def _constant(value: Any) -> bool:
+    """Whether it never changes inside."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(map(_constant, value)))
+
+
+def _no_module(value: Any) -> bool:
+    """Whether `_mark` finds no module in it."""
+    if type(value) in (list, tuple, set):
+        return all(map(_no_module, tuple(value)))
+    if type(value) in (dict, OrderedDict):
+        return all(map(_no_module, tuple(value.values())))
+    if type(value) is types.MethodType:
+        return _no_module(value.__self__)
+    if type(value) is partial:
+        return all(map(_no_module, (value.func, value.args, value.keywords)))
+    return not isinstance(value, nn.Module)

@@ -19,6 +19,7 @@ from faithmap.models.classifier import Classifier
 from faithmap.models.face import FaceEmbedder
 from faithmap.models.labels import imagenet_labels
 from faithmap.models.shipped import shipped
+from faithmap.models.vqa import VQAModel
 from faithmap.words import did_you_mean
 
 DEFAULT = "efficientnet-lite0"
@@ -149,6 +150,14 @@ def _objects(name: str, **settings: Any) -> Model:
     )
 
 
+def _faces(**settings: Any) -> Model:
+    found = shipped("faces")
+    module = nets.SmallFaceNet()
+    load_into(module, found.state, source="faces.safetensors")
+    known = {"threshold": found.about["threshold"], "target_layer": f"body.{len(module.body) - 1}"}
+    return FaceEmbedder(module, **{**known, **settings})
+
+
 def _load(module: nn.Module, file: str, ignore: Sequence[str] = ()) -> None:
     """The weights of a file, whatever wrapped the network when it was saved."""
     state = unwrapped(read_state_dict(file), next(iter(module.state_dict())))
@@ -171,6 +180,13 @@ def _mobilefacenet(file: str, **settings: Any) -> Model:
     module = nets.MobileFaceNet()
     _load(module, file)
     return FaceEmbedder(module, **{"mean": (0.5, 0.5, 0.5), "std": (128 / 255,) * 3, **settings})
+
+
+def _questions(**settings: Any) -> Model:
+    found = shipped("questions")
+    module = nets.FiLM(len(found.about["answers"]), len(found.about["words"]))
+    load_into(module, found.state, source="questions")
+    return VQAModel(module, **{**found.about, "target_layer": "act", **settings})
 
 
 def _adaface(variant: str, file: str, **settings: Any) -> Model:
@@ -273,10 +289,12 @@ SOURCES = (
     Source("objects", "small classifier of the ten shapes in worlds.objects", partial(_objects, "objects")),
     Source("objects-mlp", "likewise, with a head that is not linear", partial(_objects, "objects-mlp")),
     Source("objects-tagged", "likewise for its tagged pictures: ten glyphs", partial(_objects, "objects-tagged")),
+    Source("questions", "answers questions about scenes; its weights come with the package", _questions, VQAModel),
     Source("torchvision:NAME", "torchvision's ImageNet classifiers: their weights are downloaded", _torchvision),
     Source("timm:NAME[@FILE]", "timm's ImageNet classifiers: their weights are downloaded, or read from a file", _timm),
     Source("squeezenet1_0@FILE", "SqueezeNet 1.0 for ImageNet, torchvision's layout", _squeezenet),
     Source("mobilenet_v2@FILE", "MobileNetV2 for ImageNet, torchvision's layout, mean and std 0.5", _mobilenet_v2),
+    Source("faces", "small face recogniser for worlds.faces: it knows drawn faces alone", _faces, FaceEmbedder),
     Source("mobilefacenet@FILE", "MobileFaceNet, a small face recogniser", _mobilefacenet, FaceEmbedder),
     Source("adaface:NAME@FILE", "AdaFace's face recognisers ir_18, ir_50, ir_101", _adaface, FaceEmbedder, _ADAFACE),
     Source(

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx import graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -23,7 +25,7 @@ _tracing = threading.RLock()  # tracing patches nn.Module for the whole process:
 
 def record(function: Callable[[Tensor], Tensor], A: Tensor) -> fx.GraphModule:
     """The function at A as a graph of functional operations, without in-place writes and views' side effects."""
-    with _tracing, sources_forgotten(), torch.inference_mode(False), torch.no_grad(), NoFastPath():
+    with _tracing, sources_forgotten(), _one_fake_mode(), torch.inference_mode(False), torch.no_grad(), NoFastPath():
         # Of a clone: the graph of a function that works in place would write to its input.
         graph: fx.GraphModule = make_fx(lambda a: function(a.clone()))(A.detach().clone())
         _replace_simple_writes(graph)
@@ -55,6 +57,13 @@ def sources_forgotten() -> Iterator[None]:
         for name in set(kept) - before:
             kept.pop(name, None)
             linecache.cache.pop(name, None)
+
+
+@contextmanager
+def _one_fake_mode() -> Iterator[None]:
+    """torch.fx describes each value by a fake tensor; without one mode for all of them it would make one for each."""
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        yield
 
 
 def _writes(op: Any) -> bool:

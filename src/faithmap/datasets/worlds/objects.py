@@ -73,11 +73,11 @@ class Objects(World[Example]):
         cause = part if scene.glyph is None else scene.glyph.mark
         truth = Truth(
             mask=partial(_mask, scene, part),
-            donor=partial(_donor, scene, f"{self.name}/{self.seed}/{index}/donor"),
-            parts=partial(_parts, scene),
+            donor=partial(bare, scene, f"{self.name}/{self.seed}/{index}/donor"),
+            parts=partial(regions, scene),
             part=part,
         )
-        return Drawn(f"{self.variant}-{index}", partial(_picture, scene), self.classes.index(cause), truth)
+        return Drawn(f"{self.variant}-{index}", partial(picture, scene), self.classes.index(cause), truth)
 
     def _told(self, index: int) -> tuple[Scene, str]:
         """The scene, and which of its parts is the cause."""
@@ -88,23 +88,38 @@ class Objects(World[Example]):
         return scene, scene.things[int(rng.random() * len(scene.things))].shape
 
 
-def _picture(scene: Scene) -> Image.Image:
+def picture(scene: Scene) -> Image.Image:
+    """What a scene looks like.
+
+    Args:
+        scene: what is on it.
+    """
     return Image.fromarray(render(scene))
 
 
-def _mask(scene: Scene, part: str) -> Tensor:
-    return _parts(scene)[part]
+def regions(scene: Scene) -> dict[str, Tensor]:
+    """All that stands on the background, as `parts_of` names it, ``(96, 96)`` bool each.
 
-
-def _parts(scene: Scene) -> dict[str, Tensor]:
+    Args:
+        scene: what is on the picture.
+    """
     return {name: torch.from_numpy(mask) for name, mask in parts_of(scene).items()}
 
 
-def _donor(scene: Scene, seed: str) -> Image.Image:
-    """The background alone. Another light and other grain make a paste beside a thing more than no change at all."""
+def bare(scene: Scene, seed: str) -> Image.Image:
+    """The background alone. Another light and other grain make a paste beside a thing more than no change at all.
+
+    Args:
+        scene: what is on the picture.
+        seed: of the light and the grain.
+    """
     rng = random.Random(seed)
     turn = (0.15 + 0.25 * rng.random()) * (1 if rng.random() < 0.5 else -1)
     c, s, (x, y, z) = math.cos(turn), math.sin(turn), scene.light
-    bare = replace(scene, light=(x * c - y * s, y * c + x * s, z), distractors=(), things=(), decoys=(), glyph=None)
+    empty = replace(scene, light=(x * c - y * s, y * c + x * s, z), distractors=(), things=(), decoys=(), glyph=None)
     noise = np.random.Generator(np.random.PCG64(rng.getrandbits(64))).standard_normal((96, 96, 1))
-    return Image.fromarray(np.clip(np.rint(render(bare) + 1.5 * noise), 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.rint(render(empty) + 1.5 * noise), 0, 255).astype(np.uint8))
+
+
+def _mask(scene: Scene, part: str) -> Tensor:
+    return regions(scene)[part]
