@@ -2,7 +2,9 @@
 
     python -m training.faces [--steps N] [--trial]
 
-Classes are people, and twins of some of them who differ in one part: each part has to count.
+In two stages. First by classes: people, and twins of some of them who differ in one part. Then by contrast within
+families, so that each part counts: the looks of one person are drawn together, and twins, who are the nearest others,
+pushed apart.
 """
 
 from __future__ import annotations
@@ -31,12 +33,17 @@ FAMILIES, TWIN_LOOKS = 400, 6
 SCALE, MARGIN = 24.0, 0.25
 READING = 16.0
 BATCH = 96
+KIN, VARIANTS, SEEN, TEMPERATURE = 8, 2, 4, 0.1
+"""Of a batch of the second stage: families, twins beside the person of each, looks of everybody."""
+CHOSEN = np.array([2, 2, 2, 2, 2, 1, 1]) / 12
+"""How often a part is drawn for twins: hair and skin, which fill half of a picture, less often."""
 
 
 def main() -> None:
     """Draw, train, evaluate, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1600, help="of the first stage")
+    parser.add_argument("--contrasts", type=int, default=1000, help="steps of the second")
     parser.add_argument("--trial", action="store_true", help="keep neither log nor weights")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -59,6 +66,8 @@ def main() -> None:
         return value
 
     fit(pupil, loss, args.steps, log)
+    log(f"{args.contrasts} steps of contrast within families")
+    told_apart(pupil.net, people, twins, args.contrasts, log)
     net = pupil.net.half().float().eval()  # what ships
     about = evaluated(net, log, 200 if args.trial else 2000)
     if not args.trial:
@@ -84,6 +93,52 @@ class Pupil(nn.Module):
         with torch.autocast("cpu", enabled=False):
             margin = angular_margin(F.normalize(f) @ F.normalize(self.centres).T, labels)
             return margin + READING * F.mse_loss(self.reader(f), numbers)
+
+
+def told_apart(net: SmallFaceNet, people: NDArray[np.uint8], twins: NDArray[np.uint8], steps: int, log: Log) -> None:
+    """The second stage: who is who among people and their twins, from the batch alone.
+
+    Args:
+        net: the network.
+        people: pictures of people, `LOOKS` of each.
+        twins: pictures of the first people's twins, `TWIN_LOOKS` of each.
+        steps: how many.
+        log: told the loss.
+    """
+    rng, compiled = np.random.default_rng(0), torch.compile(net)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        faces, labels = [], []
+        for n in rng.choice(FAMILIES, KIN, replace=False):
+            faces += [people[n * LOOKS + i] for i in rng.choice(LOOKS, SEEN, replace=False)]
+            labels += [n * (1 + len(PARTS))] * SEEN
+            for part in rng.choice(len(PARTS), VARIANTS, replace=False, p=CHOSEN):
+                first = (n * len(PARTS) + part) * TWIN_LOOKS
+                faces += [twins[first + i] for i in rng.choice(TWIN_LOOKS, SEEN, replace=False)]
+                labels += [n * (1 + len(PARTS)) + 1 + part] * SEEN
+        return prepared(torch.from_numpy(np.stack(faces))), torch.tensor(labels)
+
+    def loss(_: int) -> Tensor:
+        x, labels = batch()
+        f = F.normalize(compiled(x).float())
+        with torch.autocast("cpu", enabled=False):
+            return contrast(f @ f.T, labels)
+
+    fit(net, loss, steps, log, rate=2e-3)
+
+
+def contrast(cosines: Tensor, labels: Tensor) -> Tensor:
+    """The mean of -log softmax of cosines / T over all others, at those of the same label: Khosla et al. 2020, eq. 2.
+
+    Args:
+        cosines: ``(B, B)`` of a batch with itself.
+        labels: ``(B,)``; each comes at least twice.
+    """
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    logits = (cosines / TEMPERATURE).masked_fill(itself, -1e9)
+    same = (labels[:, None] == labels) & ~itself
+    likely = logits - logits.logsumexp(dim=1, keepdim=True)
+    return -((likely * same).sum(dim=1) / same.sum(dim=1)).mean()
 
 
 def angular_margin(cosines: Tensor, labels: Tensor) -> Tensor:
