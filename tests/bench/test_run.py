@@ -389,12 +389,10 @@ def test_maps_are_of_probes_and_their_opposite_is_as_the_method_says(name: str) 
             "asked": lambda x=x, f=f: method(model, x, Dissimilarity(f)),
             "negated": lambda plus=plus: -plus.maps,
             "found": lambda plus=plus: plus.against,
+            "none": lambda plus=plus: plus.maps,  # a control's map is the same whatever is asked
         }
-        if method.opposite == "none":
-            assert row.value is None
-        else:
-            against: Any = minus[method.opposite]()
-            assert row.value == pytest.approx(float(against.mean()), rel=1e-3, abs=1e-6)
+        against: Any = minus[method.opposite]()
+        assert row.value == pytest.approx(float(against.mean()), rel=1e-3, abs=1e-6)
         asked = {"asked": 2 * 3, "negated": 0, "found": 0, "none": 0}
         assert row.metric_forward == asked[method.opposite], "what is known is not asked again"
 
@@ -487,3 +485,12 @@ def test_a_real_network_end_to_end(data: Path) -> None:
     costs = tiny.only(one, method="grad-cam", part="mean")["cat.jpg"]
     assert (costs.forward, costs.tail_backward) == (1, 1)
     assert costs.peak_mib != costs.peak_mib or costs.peak_mib > 10
+
+
+def test_controls_are_graded_whichever_way_is_asked() -> None:
+    """A control's e- is its one map: else no control would stand beside methods where twins are told apart."""
+    face, twins = fm.load("faces"), fm.datasets.load("worlds.faces", kinds="twins", size=8)
+    found = fm.evaluate(face, twins, ["gradient"], ["known-truth"], batch_size=8)
+    rows = [r for r in found.records if r.part == "truth-precision" and r.value is not None]
+    assert len({(r.method, r.sample) for r in rows}) == 5 * len({r.sample for r in rows}) > 0
+    assert len({r.value for r in rows if r.sample == rows[0].sample}) == 5

@@ -344,10 +344,12 @@ class _Explain:
         """Raw maps ``(B, H, W)``; what speaks against a pair comes about as the method's `opposite` says."""
         if not isinstance(target, Dissimilarity) or self.method.opposite == "asked":
             return self._run(x, target, model).maps
-        if self.method.opposite == "none":
+        if self.method.opposite == "none" and not self.method.control:
             return torch.full_like(x[:, 0], torch.nan)
         same = model is None and x is self.x and isinstance(self.target, Similarity)
         same = same and torch.equal(self.target.reference, target.reference)  # type: ignore[attr-defined]
+        if self.method.control:  # its map is the same whatever is asked
+            return self.maps if same else self._run(x, Similarity(target.reference), model).maps
         if same and self.method.opposite == "negated":
             return -self.maps
         if same and self.against is not None:
