@@ -30,6 +30,7 @@ from faithmap.words import table
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SHOWN = ("fame", "lift-cam", "grad-cam", "lrp", "gradient")
+SHOWN_OF_PAIRS = ("fame", "lift-cam", "grad-cam", "lrp", "zhu-decomposition")
 WORLDS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "objects": ("worlds.objects", {}, ("objects", "objects-mlp")),
     "pairs of objects": ("worlds.objects", {"variant": "pair"}, ("objects", "objects-mlp")),
@@ -144,9 +145,9 @@ def main() -> None:
     for title, (world, parameters, (name, *_)) in WORLDS.items():
         if title == "objects":
             continue  # pairs of them show as much and more
-        model, data = network(name), fm.datasets.load(world, size=4, **parameters)
-        methods = [method for method in SHOWN if not (title == "faces" and method == "lrp")]
-        rows = [panels(model, one, methods) for one in data]
+        model, data = network(name), fm.datasets.load(world, size=5, **parameters)
+        methods = SHOWN_OF_PAIRS if title == "faces" else SHOWN
+        rows = [panels(model, one, methods) for one in data[-4:]]
         page = draw.grid(rows, bar="unsigned")
         page.convert("RGB").save(PICTURES / f"world-{title.replace(' ', '-')}.jpg", quality=88)
 
