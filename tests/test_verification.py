@@ -251,3 +251,12 @@ def test_hard_lfw_pairs_are_told_apart_as_well_as_stated(data: Path) -> None:
     first = pairs[0]
     expected = F.cosine_similarity(face.embed(first.probe), face.embed(first.gallery))
     assert float(report.scores[0]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_world_of_pairs_is_judged_like_any_other() -> None:
+    """Its pictures are drawn anew each time they are looked at; scenes are no pairs."""
+    face = fm.load("faces")
+    report = fm.verification_report(face, fm.datasets.load("worlds.faces", kinds="random", size=12))
+    assert len(report) == 12
+    with pytest.raises(ValueError, match="pairs of faces are due"):
+        fm.verification_report(face, fm.datasets.load("worlds.objects", size=2))

@@ -265,7 +265,10 @@ def recommend(
         Path,
         Argument(metavar="FOLDER", help="Pictures of yours; for faces a CSV of pairs; or a world.", show_default=False),
     ],
-    model: ModelName = MODEL,
+    model: Annotated[
+        str | None,
+        Option("--model", "-m", metavar="M", help=f"By default {MODEL}; of a world the network that has learned it."),
+    ] = None,
     methods: Annotated[
         str | None, Option("--methods", metavar="A,B", help="By default every one that fits the model and the budget.")
     ] = None,
@@ -295,8 +298,9 @@ def recommend(
         if methods is None and setting:
             raise ValueError("--set needs --methods: name the methods whose parameters it sets")
         check_folder(out)
-        net = load_model(model, device)
-        from faithmap.judging import recommended
+        from faithmap.judging import network_of, recommended
+
+        net = load_model(model or network_of(folder) or MODEL, device)
     ask = {"budget": budget, "limit": limit, "batch_size": batch_size, "seed": seed}
     return recommended(screen, net, folder, pictures, out, chosen, ask)
 
@@ -459,7 +463,7 @@ def demo(out: Out = Path("faithmap-demo"), quiet: Quiet = False, verbose: Verbos
         page = write_demo(found, twins, out.expanduser())
     match = "match" if twins.pair.match else "no match"
     screen.line(
-        f"two drawn faces, alike but for the {twins.part}: similarity {twins.pair.score:.2f}, {match}", style="bold"
+        f"two drawn people, alike but for the {twins.part}: similarity {twins.pair.score:.2f}, {match}", style="bold"
     )
     screen.line(f"The pictures are in {page.parent}: open {page} in a browser.")
     return DONE

@@ -56,10 +56,17 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
     if not isinstance(source, Image.Image):
         raise ValueError(
             f"{type(source).__module__}.{type(source).__name__} is no picture: give a path, the bytes of a "
-            "file, a PIL image or a uint8 array (H, W, 3)"
+            "file, a PIL image or a uint8 array (H, W, 3)" + _of_sample(source)
         )
     _check_size("the PIL image", source.size, max_pixels)
     return _decode("the PIL image", source)
+
+
+def _of_sample(source: object) -> str:
+    """A hint where somebody gives a sample of a data set for its picture."""
+    held = [f".{name}" for name in ("image", "probe", "gallery") if hasattr(type(source), name)]
+    held = held or [f".{name}" for name in ("image", "probe", "gallery") if name in getattr(source, "__dict__", {})]
+    return f"; of a sample of a data set its {' and '.join(held)}" if held else ""
 
 
 def open_levels(path: str | os.PathLike[str], *, max_pixels: int = 64_000_000, max_bytes: int = 128 * 2**20) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from faithmap import datasets
 from faithmap.datasets import Dataset
-from faithmap.datasets.worlds.named import is_world
+from faithmap.datasets.worlds.named import is_world, world
 from faithmap.evaluation import as_dataset
 from faithmap.files import save_picture, write_whole
 from faithmap.metrics import Interval
@@ -59,6 +59,15 @@ def recommended(
     )
     screen.line(f"\nchart: {chart}\ntable: {sheet}")
     return exit_code(found.samples, list(found.unread))
+
+
+def network_of(given: Path) -> str | None:
+    """The network that has learned a world, if a world is given."""
+    if not is_world(given):
+        return None
+    data = world(given)
+    tagged = getattr(data, "variant", None) == "tagged"
+    return "objects-tagged" if tagged else data.name.removeprefix("worlds.")
 
 
 def pairs_of(file: Path, pictures: Path | None) -> Dataset[Any]:

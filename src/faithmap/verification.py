@@ -265,13 +265,16 @@ def verification_report(
     """
     if not isinstance(face, FaceEmbedder):
         raise ValueError(f"a FaceEmbedder is due: got {type(face).__name__}")
+    if (other := next((pair for pair in pairs if not isinstance(pair, Pair)), None)) is not None:
+        raise ValueError(f"pairs of faces are due, a data set for verification: got {type(other).__name__}")
     _require_both([pair.genuine for pair in pairs], "")
-    pictures = {_key(picture): picture for pair in pairs for picture in (pair.probe, pair.gallery)}
+    sides = [(pair.probe, pair.gallery) for pair in pairs]  # once: worlds draw anew each time
+    pictures = {_key(picture): picture for faces in sides for picture in faces}
     with reporting(progress, f"{len(pictures)} faces") as report:
         embeddings = dict(zip(pictures, _embedded(face, list(pictures.values()), batch_size, report), strict=True))
     kept, scores, unread = [], [], []
-    for number, pair in enumerate(pairs, start=1):
-        probe, gallery = embeddings[_key(pair.probe)], embeddings[_key(pair.gallery)]
+    for number, (pair, faces) in enumerate(zip(pairs, sides, strict=True), start=1):
+        probe, gallery = (embeddings[_key(picture)] for picture in faces)
         if isinstance(probe, Exception):
             unread.append(Unread(number, "probe", probe))
         elif isinstance(gallery, Exception):

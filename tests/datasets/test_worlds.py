@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,21 @@ def test_words_that_name_no_world(text: str, said: str) -> None:
     """The message says what would work."""
     with pytest.raises(ValueError, match=said):
         world(text)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_samples_travel_between_processes(name: str) -> None:
+    """As loaders with workers need it."""
+    data = fm.datasets.load(name, size=3)
+    again = pickle.loads(pickle.dumps(data[2]))
+    for one, two in zip(drawn(data[2]), drawn(again), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_sample_given_for_its_picture_is_told_apart() -> None:
+    """The message says which of its fields is the picture."""
+    scene, pair = fm.datasets.load("worlds.objects", size=1)[0], fm.datasets.load("worlds.faces", size=1)[0]
+    with pytest.raises(ValueError, match=r"of a sample of a data set its \.image"):
+        fm.explain(fm.load("objects"), scene)
+    with pytest.raises(ValueError, match=r"its \.probe and \.gallery"):
+        fm.explain(fm.load("faces"), pair)

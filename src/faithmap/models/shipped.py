@@ -47,10 +47,12 @@ def shipped(name: str) -> Shipped:
     for line in DIGESTS.read_text().splitlines() if DIGESTS.is_file() else ():
         digest, file = line.split()
         known[file.removesuffix(".safetensors")] = digest
+    again = "reinstall it, pip install --force-reinstall --no-deps faithmap"
+    if not known:
+        raise FileNotFoundError(f"faithmap's file {DIGESTS} is gone: {again}")
     if name not in known:
         raise ValueError(f"no network {name!r} comes with faithmap: {did_you_mean(name, known)}")
     path = FOLDER / f"{name}.safetensors"
-    again = "reinstall it, pip install --force-reinstall --no-deps faithmap"
     if not path.is_file():
         raise FileNotFoundError(f"faithmap's file {path} is gone: {again}")
     content = path.read_bytes()

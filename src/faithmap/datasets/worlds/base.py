@@ -11,6 +11,8 @@ from PIL import Image
 
 from faithmap.datasets.base import Dataset, E, Example, Pair, Truth
 
+MOST = 1_000_000
+"""Samples of one world: their descriptions are made when it is."""
 Draw = Callable[[], Image.Image]
 """Draws a picture, the same each time."""
 
@@ -33,8 +35,8 @@ class World(Dataset[E], Generic[E]):
     def __post_init__(self) -> None:
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"{self.name} is drawn from a seed, a whole number from 0: got {self.seed!r}")
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"{self.name} has at least 1 sample: got size={self.size!r}")
+        if type(self.size) is not int or not 1 <= self.size <= MOST:
+            raise ValueError(f"{self.name}'s size is a whole number from 1 to {MOST}: got {self.size!r}")
         super().__post_init__()
 
     def rng(self, index: int) -> random.Random:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from faithmap.datasets.base import Example, Truth
 from faithmap.datasets.registry import register
 from faithmap.datasets.worlds.base import Drawn, World
@@ -105,12 +107,16 @@ class Questions(World[Example]):
         one = self.inquiry(index)
         part = one.scene.things[one.thing].shape
         truth = Truth(
-            mask=lambda: regions(one.scene)[part],
+            mask=partial(_region, one.scene, part),
             donor=partial(bare, one.scene, f"{self.name}/{self.seed}/{index}/donor"),
             parts=partial(regions, one.scene),
             part=part,
         )
         return Drawn(f"question-{index}", partial(picture, one.scene), ANSWERS.index(one.answer), truth, one.question)
+
+
+def _region(scene: Scene, part: str) -> Tensor:
+    return regions(scene)[part]
 
 
 def draw_inquiry(rng: random.Random) -> Inquiry:
