@@ -14,6 +14,7 @@ from faithmap.datasets import Example, Pair
 from faithmap.datasets.worlds.named import is_world, world
 from faithmap.evaluation import as_dataset
 from faithmap.images import Geometry
+from faithmap.judging import network_of
 
 WORLDS = [name for name in fm.datasets.available() if name.startswith("worlds.")]
 
@@ -109,3 +110,11 @@ def test_a_sample_given_for_its_picture_is_told_apart() -> None:
         fm.explain(fm.load("objects"), scene)
     with pytest.raises(ValueError, match=r"its \.probe and \.gallery"):
         fm.explain(fm.load("faces"), pair)
+
+
+def test_a_world_brings_the_network_that_has_learned_it(tmp_path: Path) -> None:
+    """For commands that are told no model; folders bring none."""
+    assert network_of(Path("worlds.objects,variant=tagged")) == "objects-tagged"
+    for name in WORLDS:
+        assert fm.load(str(network_of(Path(name))))
+    assert network_of(tmp_path) is None
