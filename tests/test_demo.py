@@ -16,7 +16,7 @@ from PIL import Image
 
 import faithmap as fm
 from faithmap import cli
-from faithmap.demo import Explained, sheet, write_demo
+from faithmap.demo import Explained, Twins, explained_twins, sheet, write_demo
 from faithmap.words import spent
 from tests import nets
 
@@ -37,18 +37,31 @@ def found() -> list[Explained]:
 
 
 @pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    return explained_twins(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(scope="module")
 def page(found: list[Explained], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_demo(found, tmp_path_factory.mktemp("a demo"))
+    folder = tmp_path_factory.mktemp("a demo")
+    return write_demo(found, explained_twins(folder), folder)
+
+
+def test_the_twins_are_told_apart_by_what_differs(twins: Twins) -> None:
+    """The network sees two people, and most of what FAME names is the part."""
+    assert twins.pair.match is False
+    assert twins.part == "eyes"
+    assert twins.found > 0.6
 
 
 def test_the_page_needs_nothing_but_its_folder(page: Path) -> None:
     """Every picture and link is a file beside it, with text for those who do not see it; no script, no address."""
     text = page.read_text(encoding="utf-8")
     links = re.findall(r'(?:src|href)="([^"]*)"', text)
-    assert len(links) == 2 * 8 + 1
+    assert len(links) == 2 * 9 + 1
     assert all((page.parent / link).is_file() for link in links)
     assert all(alt for alt in re.findall(r'<img [^>]*alt="([^"]*)"', text))
-    assert text.count("<img ") == 8
+    assert text.count("<img ") == 9
     assert not re.search(r"https?:|<script|url\(|\$", text)
 
 
@@ -68,7 +81,8 @@ def test_every_command_on_the_page_is_understood(page: Path) -> None:
         _, name, *arguments = shlex.split(command)
         with group.make_context("faithmap", [name]) as context:
             parsed = group.get_command(context, name).make_context(name, arguments)  # type: ignore[attr-defined]
-        photos = [photo for photo in parsed.params.get("images", []) if photo.name != "YOUR_PHOTO.jpg"]
+        named = [*parsed.params.get("images", []), parsed.params.get("probe"), parsed.params.get("gallery")]
+        photos = [photo for photo in named if photo is not None and photo.name != "YOUR_PHOTO.jpg"]
         assert all(photo.is_file() for photo in photos)
 
 
