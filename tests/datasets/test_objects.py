@@ -154,7 +154,7 @@ def test_the_truth_reaches_a_networks_input() -> None:
     [
         ({"seed": -1}, "a whole number from 0: got -1"),
         ({"seed": 1.5}, "seed"),
-        ({"size": 0}, "at least 1 sample"),
+        ({"size": 0}, "a whole number from 1"),
         ({"variant": "triple"}, "'single' or 'pair' or 'tagged': got 'triple'"),
     ],
 )
