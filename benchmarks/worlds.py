@@ -106,7 +106,7 @@ def panels(model: Any, one: Any, methods: Sequence[str]) -> list[tuple[str, Imag
     pair = isinstance(one, Pair)
     picture = one.probe if pair else one.image
     truth = one.truth.on(Geometry.fit(picture.size, (picture.height, picture.width)))
-    begin = f"e-: {one.group.removeprefix('twin: ')}" if pair else one.question or fm_label(model, one.label)
+    begin = f"e-: {one.group.removeprefix('twin: ')}" if pair else one.question or model.label(one.label)
     row = [("", outlined(picture, truth.numpy()), begin)]
     row += [("", one.gallery.resize((3 * picture.width,) * 2, Image.Resampling.LANCZOS), "gallery")] if pair else []
     for method in methods:
@@ -120,11 +120,6 @@ def panels(model: Any, one: Any, methods: Sequence[str]) -> list[tuple[str, Imag
         shown = draw.overlay(outlined(picture, np.zeros(truth.shape, dtype=bool)), top(big).numpy())
         row.append((method, shown, f"{100 * share:.0f} %"))
     return row
-
-
-def fm_label(model: Any, label: int) -> str:
-    """A class's name."""
-    return str(model.label(label))
 
 
 def top(map: Tensor) -> Tensor:

@@ -523,9 +523,9 @@ def _recogniser(model: str, threshold: float | None, device: str, precision: str
     if threshold is not None and not -1 <= threshold <= 1:
         raise ValueError(f"--threshold is a cosine, -1 to 1: got {threshold}")
     from faithmap.models import FaceEmbedder
-    from faithmap.models.load import SOURCES
+    from faithmap.models.load import sources
 
-    known = ", ".join(source.pattern for source in SOURCES if source.kind is FaceEmbedder)
+    known = ", ".join(source.pattern for source in sources() if source.kind is FaceEmbedder)
     net = load_model(model, device, precision)
     if not isinstance(net, FaceEmbedder):
         raise ValueError(f"{model} is no face recogniser: use {known}")

@@ -64,8 +64,8 @@ def open_image(source: Picture, *, max_pixels: int = 64_000_000, max_bytes: int 
 
 def _of_sample(source: object) -> str:
     """A hint where somebody gives a sample of a data set for its picture."""
-    held = [f".{name}" for name in ("image", "probe", "gallery") if hasattr(type(source), name)]
-    held = held or [f".{name}" for name in ("image", "probe", "gallery") if name in getattr(source, "__dict__", {})]
+    known = {*dir(type(source)), *getattr(source, "__dict__", {})}  # without looking: worlds would draw
+    held = [f".{name}" for name in ("image", "probe", "gallery") if name in known]
     return f"; of a sample of a data set its {' and '.join(held)}" if held else ""
 
 

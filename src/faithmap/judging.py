@@ -73,7 +73,7 @@ def network_of(given: Path) -> str | None:
 def pairs_of(file: Path, pictures: Path | None) -> Dataset[Any]:
     """The data set of a CSV of pairs, whose pictures lie in the folder, or beside it; or a world of pairs."""
     if is_world(file):
-        return as_dataset(file)
+        return world(file)
     if file.suffix.lower() != ".csv":
         raise ValueError(f"a face recogniser is judged on pairs: give a CSV with gallery, probe, genuine, not {file}")
     return datasets.load("pairs", file=file, folder=pictures)

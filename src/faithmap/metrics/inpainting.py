@@ -19,7 +19,7 @@ from faithmap.metrics.order import order as order_of
 from faithmap.metrics.pairs import OfPairs, opposites, references_of, strangers
 from faithmap.metrics.registry import register
 from faithmap.metrics.removal import area
-from faithmap.metrics.truth import elsewhere
+from faithmap.metrics.truth import is_earned, with_others
 from faithmap.models.base import Model
 from faithmap.sampling import generators, sample_ids
 from faithmap.targets import Similarity, first_tensor
@@ -144,7 +144,9 @@ class InpaintingGame(OfPairs):
             return inside, effect
         ids, regions = sample_ids(case.x[rows]), regions_of(H, W).to(case.x.device)
         n, R, P = len(rows), len(regions), 1 + PLACES
-        places = torch.stack([_with_others(region.expand(n, -1, -1), case.seed, ids) for region in regions], dim=1)
+        places = torch.stack(
+            [with_others(region.expand(n, -1, -1), PLACES, case.seed, ids) for region in regions], dim=1
+        )
         galleries = case.partners
         assert galleries is not None
 
@@ -156,7 +158,7 @@ class InpaintingGame(OfPairs):
 
         after = case.scores(n * R * P, make, Similarity(references)).view(n, R, P).to(effect)
         falls = case.clean[rows, None, None].to(effect) - after
-        earned = (falls[..., 0] >= self.effect) & (falls[..., 1:] < self.effect).all(dim=2)  # (n, R)
+        earned = is_earned(falls, self.effect)  # (n, R)
         for k, generator in enumerate(generators(case.seed, self.name, ids)):
             order = torch.randperm(R, generator=generator).tolist()
             region = next((r for r in order if bool(earned[k, r])), None)
@@ -262,11 +264,6 @@ def false_alarms(places: Tensor, inside: Tensor) -> Tensor:
     ranked = places.flatten(1).argsort(dim=1)
     wrong = (~inside).flatten(1).long().gather(1, ranked)
     return torch.zeros_like(wrong).scatter_(1, ranked, wrong.cumsum(dim=1) - wrong).view(inside.shape)
-
-
-def _with_others(regions: Tensor, seed: int, ids: list[str]) -> Tensor:
-    """Regions ``(n, H, W)``, each before others of its size, ``(n, 1 + PLACES, H, W)``."""
-    return torch.cat([regions[:, None], elsewhere(regions, PLACES, seed, ids)], dim=1)
 
 
 def _embedded(case: Case, x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class KnownTruth(Metric):
         truth = self._given(case.truth, "truth")
         moved = self._moved(case, truth)  # (B, 1 + places)
         least = self.effect if self.effect is not None else 0.2 if case.partners is None else 0.05
-        earned = (moved[:, 0] >= least) & (moved[:, 1:] < least).all(dim=1)  # never where NaN
+        earned = is_earned(moved, least)
         maps = self._maps(case, earned)
         hot = unit_scaled(maps)
         rank, first = ranked(maps, truth, case.rivals or [truth[:0]] * len(case))
@@ -110,7 +110,7 @@ class KnownTruth(Metric):
         ``(B, 1 + places)`` float64.
         """
         donors = self._given(case.donors, "donor")
-        regions = torch.cat([truth[:, None], elsewhere(truth, self.places, case.seed, sample_ids(case.x))], dim=1)
+        regions = with_others(truth, self.places, case.seed, sample_ids(case.x))
         size = truth.flatten(1).sum(dim=1)
         known = (size > 0) & (2 * size <= truth[0].numel()) & donors.flatten(1).isfinite().all(dim=1)
         rows, count = known.nonzero().flatten(), 1 + self.places
@@ -189,6 +189,42 @@ def ranked(maps: Tensor, truth: Tensor, rivals: Sequence[Tensor]) -> tuple[Tenso
         share[i] = ((theirs < own).double() + (theirs == own).double() / 2).mean()
         first[i] = (theirs < own).all()
     return share, first
+
+
+def is_earned(moved: Tensor, effect: float) -> Tensor:
+    """Whether replacing a region moves the score by the effect or more, and replacing no other region does.
+
+    Args:
+        moved: how far each moves it in the cause's direction, ``(..., 1 + places)``, the region's own first.
+        effect: the least that counts.
+
+    Returns:
+        ``(...)`` bool; False where something is NaN.
+
+    Examples:
+        >>> is_earned(torch.tensor([[0.4, 0.1], [0.4, 0.3]]), 0.2).tolist()
+        [True, False]
+    """
+    return (moved[..., 0] >= effect) & (moved[..., 1:] < effect).all(dim=-1)
+
+
+def with_others(truth: Tensor, count: int, seed: int, ids: list[str]) -> Tensor:
+    """Each region before others of its size: see `elsewhere`.
+
+    Args:
+        truth: ``(B, H, W)`` bool.
+        count: as for `elsewhere`.
+        seed: likewise.
+        ids: likewise.
+
+    Returns:
+        ``(B, 1 + count, H, W)`` bool.
+
+    Examples:
+        >>> with_others(torch.tensor([[[True, False, False]]]), 2, 0, ["a"]).shape
+        torch.Size([1, 3, 1, 3])
+    """
+    return torch.cat([truth[:, None], elsewhere(truth, count, seed, ids)], dim=1)
 
 
 def elsewhere(truth: Tensor, count: int, seed: int, ids: list[str]) -> Tensor:

@@ -143,7 +143,7 @@ def _efficientnet_lite0(**settings: Any) -> Model:
 def _objects(name: str, **settings: Any) -> Model:
     found = shipped(name)
     module = nets.ObjectNet(len(found.about["labels"]), found.about["hidden"])
-    load_into(module, found.state, source=f"{name}.safetensors")
+    found.load_into(module)
     known = {key: found.about[key] for key in ("labels", "mean", "std")}
     return Classifier(
         module, **{"size": 96, "target_layer": f"features.{len(module.features) - 1}", **known, **settings}
@@ -153,7 +153,7 @@ def _objects(name: str, **settings: Any) -> Model:
 def _faces(**settings: Any) -> Model:
     found = shipped("faces")
     module = nets.SmallFaceNet()
-    load_into(module, found.state, source="faces.safetensors")
+    found.load_into(module)
     known = {"threshold": found.about["threshold"], "target_layer": f"body.{len(module.body) - 1}"}
     return FaceEmbedder(module, **{**known, **settings})
 
@@ -185,7 +185,7 @@ def _mobilefacenet(file: str, **settings: Any) -> Model:
 def _questions(**settings: Any) -> Model:
     found = shipped("questions")
     module = nets.FiLM(len(found.about["answers"]), len(found.about["words"]))
-    load_into(module, found.state, source="questions")
+    found.load_into(module)
     return VQAModel(module, **{**found.about, "target_layer": "act", **settings})
 
 

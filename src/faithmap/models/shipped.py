@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
+from faithmap.models.checkpoints import load_into
 from faithmap.words import did_you_mean
 
 FOLDER = Path(str(files("faithmap") / "assets" / "models"))
@@ -24,9 +25,14 @@ DIGESTS = FOLDER / "SHA256SUMS"
 class Shipped:
     """One network's weights as they are stored, in half precision, with what its training wrote beside them."""
 
+    name: str
     state: dict[str, Tensor]
     about: dict[str, Any]
-    """What it has to be known: labels, threshold, words."""
+    """What has to be known of it: labels, threshold, words."""
+
+    def load_into(self, module: nn.Module) -> None:
+        """Copy the weights into a module that matches them, in its own precision."""
+        load_into(module, self.state, source=f"{self.name}.safetensors")
 
 
 def shipped(name: str) -> Shipped:
@@ -60,4 +66,4 @@ def shipped(name: str) -> Shipped:
         raise ValueError(f"faithmap's file {path} is damaged, its SHA-256 is not that of what was shipped: {again}")
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {})["about"])
-    return Shipped(load(content), about)
+    return Shipped(name, load(content), about)

@@ -21,7 +21,6 @@ from faithmap.datasets.worlds.people import PARTS, Identity, Look, another, look
 from faithmap.datasets.worlds.portraits import render
 from faithmap.words import did_you_mean
 
-KINDS = ("all", "random", "twins")
 CHANGED = 4
 """From how many of 255 levels, in any channel, a pixel counts as changed."""
 _UNDER_GLASSES = ("eyes", "brows", "nose")
@@ -92,8 +91,8 @@ class Faces(World[Pair]):
     kinds: Literal["all", "random", "twins"] = "all"
 
     def __post_init__(self) -> None:
-        if self.kinds not in KINDS:
-            raise ValueError(f"{self.name} has no kinds={self.kinds!r}: {did_you_mean(str(self.kinds), KINDS)}")
+        if self.kinds not in _CYCLES:
+            raise ValueError(f"{self.name} has no kinds={self.kinds!r}: {did_you_mean(str(self.kinds), _CYCLES)}")
         super().__post_init__()
 
     def portraits(self, index: int) -> Portraits:

@@ -71,12 +71,7 @@ class Objects(World[Example]):
         """
         scene, part = self._told(index)
         cause = part if scene.glyph is None else scene.glyph.mark
-        truth = Truth(
-            mask=partial(_mask, scene, part),
-            donor=partial(bare, scene, f"{self.name}/{self.seed}/{index}/donor"),
-            parts=partial(regions, scene),
-            part=part,
-        )
+        truth = truth_of(scene, part, f"{self.name}/{self.seed}/{index}/donor")
         return Drawn(f"{self.variant}-{index}", partial(picture, scene), self.classes.index(cause), truth)
 
     def _told(self, index: int) -> tuple[Scene, str]:
@@ -97,29 +92,33 @@ def picture(scene: Scene) -> Image.Image:
     return Image.fromarray(render(scene))
 
 
-def regions(scene: Scene) -> dict[str, Tensor]:
-    """All that stands on the background, as `parts_of` names it, ``(96, 96)`` bool each.
+def truth_of(scene: Scene, part: str, seed: str) -> Truth:
+    """What is known of a scene one part of which is the cause; its donor is the background alone.
 
     Args:
         scene: what is on the picture.
+        part: the cause, as `parts_of` names it.
+        seed: of the donor's light and grain.
     """
+    return Truth(
+        mask=partial(_region, scene, part), donor=partial(_bare, scene, seed), parts=partial(_regions, scene), part=part
+    )
+
+
+def _regions(scene: Scene) -> dict[str, Tensor]:
+    """All that stands on the background, as `parts_of` names it, ``(96, 96)`` bool each."""
     return {name: torch.from_numpy(mask) for name, mask in parts_of(scene).items()}
 
 
-def bare(scene: Scene, seed: str) -> Image.Image:
-    """The background alone. Another light and other grain make a paste beside a thing more than no change at all.
+def _region(scene: Scene, part: str) -> Tensor:
+    return _regions(scene)[part]
 
-    Args:
-        scene: what is on the picture.
-        seed: of the light and the grain.
-    """
+
+def _bare(scene: Scene, seed: str) -> Image.Image:
+    """The background alone. Another light and other grain make a paste beside a thing more than no change at all."""
     rng = random.Random(seed)
     turn = (0.15 + 0.25 * rng.random()) * (1 if rng.random() < 0.5 else -1)
     c, s, (x, y, z) = math.cos(turn), math.sin(turn), scene.light
     empty = replace(scene, light=(x * c - y * s, y * c + x * s, z), distractors=(), things=(), decoys=(), glyph=None)
     noise = np.random.Generator(np.random.PCG64(rng.getrandbits(64))).standard_normal((96, 96, 1))
     return Image.fromarray(np.clip(np.rint(render(empty) + 1.5 * noise), 0, 255).astype(np.uint8))
-
-
-def _mask(scene: Scene, part: str) -> Tensor:
-    return regions(scene)[part]

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from faithmap.datasets.base import Example, Truth
+from faithmap.datasets.base import Example
 from faithmap.datasets.registry import register
 from faithmap.datasets.worlds.base import Drawn, World
-from faithmap.datasets.worlds.objects import bare, picture, regions
+from faithmap.datasets.worlds.objects import picture, truth_of
 from faithmap.datasets.worlds.scenes import Scene, draw_scene
 from faithmap.datasets.worlds.shapes import COLOURS, MATERIALS, SHAPES
 
@@ -106,17 +104,8 @@ class Questions(World[Example]):
         """
         one = self.inquiry(index)
         part = one.scene.things[one.thing].shape
-        truth = Truth(
-            mask=partial(_region, one.scene, part),
-            donor=partial(bare, one.scene, f"{self.name}/{self.seed}/{index}/donor"),
-            parts=partial(regions, one.scene),
-            part=part,
-        )
+        truth = truth_of(one.scene, part, f"{self.name}/{self.seed}/{index}/donor")
         return Drawn(f"question-{index}", partial(picture, one.scene), ANSWERS.index(one.answer), truth, one.question)
-
-
-def _region(scene: Scene, part: str) -> Tensor:
-    return regions(scene)[part]
 
 
 def draw_inquiry(rng: random.Random) -> Inquiry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -209,17 +209,6 @@ def parts_of(scene: Scene) -> dict[str, Mask]:
         counts[name] = counts.get(name, 0) + 1
         found[name if counts[name] == 1 else f"{name} {counts[name]}"] = mask
     return found
-
-
-def without(scene: Scene, k: int) -> Scene:
-    """The scene without its k-th thing.
-
-    Args:
-        scene: what is on the picture.
-        k: which of its things.
-    """
-    k = range(len(scene.things))[k]
-    return replace(scene, things=scene.things[:k] + scene.things[k + 1 :])
 
 
 # -- painting ---------------------------------------------------------------------------------------------------------
